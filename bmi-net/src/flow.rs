@@ -1,0 +1,3 @@
+//! placeholder for flows
+/// A body that comes as a flow.
+pub struct FlowBody {}

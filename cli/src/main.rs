@@ -1,0 +1,2 @@
+//! The one program `pvfs2`.
+fn main() {}

@@ -1,0 +1,178 @@
+//! Attributes: one message both for the wire and for Trove.
+//!
+//! `size` is exact while [`AttrFlags::SIZE_DYNAMIC`] is clear. While it is set (somebody has the
+//! striped file open for writing, or had when he died), the size is
+//! `max(size, logical end of the datafiles)`: the client asks the I/O servers, as in PVFS2.
+use crate::dist::Dist;
+use crate::handle::Handle;
+
+/// Flags of [`Attr::flags`], as bits.
+pub struct AttrFlags;
+impl AttrFlags {
+    /// The file's bytes live with the metafile; it has no datafiles.
+    pub const STUFFED: u32 = 1;
+    /// The size must be computed from the datafiles.
+    pub const SIZE_DYNAMIC: u32 = 2;
+    /// The object has extended attributes (clear: `getxattr` needs no request).
+    pub const HAS_XATTR: u32 = 4;
+    /// (In replies) the asking session is the only one that has the file open for writing, so what
+    /// it knows of the size is exact.
+    pub const SOLE_WRITER: u32 = 8;
+    /// The directory is being removed: nothing may be made in it.
+    pub const DIR_DYING: u32 = 16;
+}
+
+/// Attributes of an object. Times are nanoseconds since 1970-01-01 UTC.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Attr {
+    /// The object's handle.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Type and permission bits as in `st_mode`.
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+    /// Owner.
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, tag = "4")]
+    pub gid: u32,
+    /// Number of names.
+    #[prost(uint32, tag = "5")]
+    pub nlink: u32,
+    /// Bytes (see the head of this file); for a directory the number of entries.
+    #[prost(uint64, tag = "6")]
+    pub size: u64,
+    /// Device number of a special file, as in `st_rdev` (Linux's 32-bit encoding).
+    #[prost(uint32, tag = "7")]
+    pub rdev: u32,
+    /// Last read.
+    #[prost(sint64, tag = "8")]
+    pub atime_ns: i64,
+    /// Last change of the bytes.
+    #[prost(sint64, tag = "9")]
+    pub mtime_ns: i64,
+    /// Last change of the attributes.
+    #[prost(sint64, tag = "10")]
+    pub ctime_ns: i64,
+    /// Birth.
+    #[prost(sint64, tag = "11")]
+    pub crtime_ns: i64,
+    /// Bits of [`AttrFlags`].
+    #[prost(uint32, tag = "12")]
+    pub flags: u32,
+    /// Counts every change of bytes or attributes that the metadata server knows of.
+    #[prost(uint64, tag = "13")]
+    pub change: u64,
+    /// Distribution and datahandles of a regular file that is not stuffed.
+    #[prost(message, optional, tag = "14")]
+    pub layout: Option<FileLayout>,
+    /// When the mtime was last set by `utimes` and not by a write, by this server's clock; datafile
+    /// times before it do not count.
+    #[prost(sint64, tag = "15")]
+    pub mtime_set_ns: i64,
+}
+
+impl Attr {
+    /// The handle as a [`Handle`].
+    pub fn handle(&self) -> Handle {
+        Handle(self.handle)
+    }
+    /// The type bits of the mode.
+    pub fn kind(&self) -> u32 {
+        self.mode & mode::S_IFMT
+    }
+    /// Whether this is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind() == mode::S_IFDIR
+    }
+    /// Whether this is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.kind() == mode::S_IFREG
+    }
+    /// Whether this is a symlink.
+    pub fn is_symlink(&self) -> bool {
+        self.kind() == mode::S_IFLNK
+    }
+    /// Whether a flag of [`AttrFlags`] is set.
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+    /// Sets or clears a flag of [`AttrFlags`].
+    pub fn set(&mut self, flag: u32, on: bool) {
+        if on {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
+        }
+    }
+}
+
+/// Bits of `st_mode`, so that no one needs libc to read them.
+#[allow(missing_docs)]
+pub mod mode {
+    pub const S_IFMT: u32 = 0o170000;
+    pub const S_IFSOCK: u32 = 0o140000;
+    pub const S_IFLNK: u32 = 0o120000;
+    pub const S_IFREG: u32 = 0o100000;
+    pub const S_IFBLK: u32 = 0o060000;
+    pub const S_IFDIR: u32 = 0o040000;
+    pub const S_IFCHR: u32 = 0o020000;
+    pub const S_IFIFO: u32 = 0o010000;
+    pub const S_ISUID: u32 = 0o4000;
+    pub const S_ISGID: u32 = 0o2000;
+    pub const S_ISVTX: u32 = 0o1000;
+}
+
+/// Where a striped file's bytes lie: strip i on datafile `dist`(i), datafile d under
+/// `datahandles[d]`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FileLayout {
+    /// The distribution.
+    #[prost(message, required, tag = "1")]
+    pub dist: Dist,
+    /// One datahandle per datafile, in order.
+    #[prost(uint64, repeated, tag = "2")]
+    pub datahandles: Vec<u64>,
+}
+
+/// What a time shall become in [`SetAttr`].
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct TimeSpec {
+    /// The server's own time at execution; `ns` is ignored.
+    #[prost(bool, tag = "1")]
+    pub now: bool,
+    /// Nanoseconds since 1970-01-01 UTC.
+    #[prost(sint64, tag = "2")]
+    pub ns: i64,
+}
+
+/// The attributes that `setattr` changes; `None` leaves one as it is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetAttr {
+    /// Permission bits (the type cannot change).
+    #[prost(uint32, optional, tag = "1")]
+    pub mode: Option<u32>,
+    /// Owner.
+    #[prost(uint32, optional, tag = "2")]
+    pub uid: Option<u32>,
+    /// Group.
+    #[prost(uint32, optional, tag = "3")]
+    pub gid: Option<u32>,
+    /// Size in bytes (truncate or extend).
+    #[prost(uint64, optional, tag = "4")]
+    pub size: Option<u64>,
+    /// Last read.
+    #[prost(message, optional, tag = "5")]
+    pub atime: Option<TimeSpec>,
+    /// Last change of the bytes.
+    #[prost(message, optional, tag = "6")]
+    pub mtime: Option<TimeSpec>,
+    /// Clear suid, sgid (when group-executable) and `security.capability`: a write or truncate by
+    /// somebody without CAP_FSETID.
+    #[prost(bool, tag = "7")]
+    pub kill_suidgid: bool,
+    /// The caller holds the file open for writing: size changes need no write permission.
+    #[prost(bool, tag = "8")]
+    pub by_open_file: bool,
+}

@@ -1,0 +1,30 @@
+//! Limits in one place, so that prose and code can point at the same number.
+
+/// Longest file name, in bytes.
+pub const NAME_MAX: usize = 255;
+/// Longest path that a whole-path lookup takes, in bytes.
+pub const PATH_MAX: usize = 4096;
+/// Longest symlink target, in bytes.
+pub const SYMLINK_MAX: usize = 4095;
+/// Largest extended attribute value, in bytes.
+pub const XATTR_VALUE_MAX: usize = 65_536;
+/// Most hard links of one file.
+pub const LINK_MAX: u32 = 65_000;
+/// Largest file, in bytes (the kernel's own limit for a signed 64-bit offset).
+pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+/// Default strip size: the piece on one datafile, in bytes.
+pub const STRIP_SIZE_BYTES: u64 = 65_536;
+/// Default for `small_file_bytes`: files up to this size live with their metafile.
+pub const SMALL_FILE_BYTES: u64 = 16_384;
+/// Largest head of a frame, in bytes.
+pub const HEAD_MAX: usize = 4 << 20;
+/// Largest body of one frame, in bytes; more travels as a flow.
+pub const BODY_MAX: usize = 1 << 20;
+/// Size of one flow buffer, in bytes (PVFS2's FlowBufferSizeBytes).
+pub const FLOW_BUFFER_BYTES: usize = 256 << 10;
+/// Flow buffers in flight (PVFS2's FlowBuffersPerFlow).
+pub const FLOW_BUFFERS: usize = 8;
+/// Slots of one session: requests that may be in flight with exactly-once standing.
+pub const SESSION_SLOTS: u32 = 64;
+/// Entries that one readdir reply holds at most.
+pub const READDIR_MAX: u32 = 1_024;

@@ -1,0 +1,204 @@
+//! Messages of the datafile operations on I/O servers. A datafile that was never written does not
+//! exist: it reads as empty, and only a write makes it.
+
+/// A range of a datafile.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct PhysicalExtent {
+    /// First byte.
+    #[prost(uint64, tag = "1")]
+    pub physical_offset: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "2")]
+    pub len: u64,
+}
+
+/// Reads extents of one datafile (list I/O). The body is their bytes, one extent after the other,
+/// each cut at the datafile's end.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IoReadRequest {
+    /// The datafile.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// Extents, ascending, not overlapping.
+    #[prost(message, repeated, tag = "2")]
+    pub extents: Vec<PhysicalExtent>,
+}
+/// Answer to io_read.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IoReadResponse {
+    /// Bytes of each extent in the body (less than asked: the datafile ends there; the rest reads
+    /// as zeros up to the file's size). Empty: every extent is whole.
+    #[prost(uint64, repeated, tag = "1")]
+    pub got: Vec<u64>,
+}
+
+/// Writes the body into extents of one datafile, making it if need be.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IoWriteRequest {
+    /// The datafile.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// Extents, ascending, not overlapping; their lengths sum to the body's.
+    #[prost(message, repeated, tag = "2")]
+    pub extents: Vec<PhysicalExtent>,
+}
+/// Answer to io_write.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IoWriteResponse {
+    /// The server's time of the write, for the file's mtime.
+    #[prost(sint64, tag = "1")]
+    pub mtime_ns: i64,
+}
+
+/// Sizes and times of datafiles.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfStatRequest {
+    /// The datafiles, all of this server.
+    #[prost(uint64, repeated, tag = "1")]
+    pub datahandles: Vec<u64>,
+}
+/// One datafile.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct DfStat {
+    /// Its length; 0 when it does not exist.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Its last write; 0 when it does not exist.
+    #[prost(sint64, tag = "2")]
+    pub mtime_ns: i64,
+    /// Bytes it takes on disk.
+    #[prost(uint64, tag = "3")]
+    pub allocated: u64,
+}
+/// Answer to df_stat, in the order asked.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfStatResponse {
+    /// The datafiles.
+    #[prost(message, repeated, tag = "1")]
+    pub stats: Vec<DfStat>,
+}
+
+/// Sets a datafile's length (never longer than it is, unless `extend`).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfTruncateRequest {
+    /// The datafile.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// The new length.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// Also lengthen.
+    #[prost(bool, tag = "3")]
+    pub extend: bool,
+}
+/// Answer to df_truncate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfTruncateResponse {}
+
+/// Preallocates or punches extents of a datafile.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfFallocateRequest {
+    /// The datafile.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// Extents.
+    #[prost(message, repeated, tag = "2")]
+    pub extents: Vec<PhysicalExtent>,
+    /// Punch holes (true) or reserve space (false; the length stays).
+    #[prost(bool, tag = "3")]
+    pub punch: bool,
+}
+/// Answer to df_fallocate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfFallocateResponse {}
+
+/// Where a datafile has data.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfMapRequest {
+    /// The datafile.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// From here.
+    #[prost(uint64, tag = "2")]
+    pub physical_offset: u64,
+    /// At most this many extents.
+    #[prost(uint32, tag = "3")]
+    pub max: u32,
+}
+/// Answer to df_map.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfMapResponse {
+    /// Extents with data, ascending; the first may begin before the offset asked for.
+    #[prost(message, repeated, tag = "1")]
+    pub data: Vec<PhysicalExtent>,
+    /// The datafile's length.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// There are more than `max`.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
+
+/// Makes datafiles durable against loss of power.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfSyncRequest {
+    /// The datafiles; those that do not exist are skipped.
+    #[prost(uint64, repeated, tag = "1")]
+    pub datahandles: Vec<u64>,
+}
+/// Answer to df_sync.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfSyncResponse {}
+
+/// Removes datafiles; later writes to them are refused as `Stale` for `handle_recycle_secs`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfRemoveRequest {
+    /// The datafiles; those that do not exist are skipped.
+    #[prost(uint64, repeated, tag = "1")]
+    pub datahandles: Vec<u64>,
+}
+/// Answer to df_remove.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfRemoveResponse {
+    /// How many were there.
+    #[prost(uint32, tag = "1")]
+    pub removed: u32,
+}
+
+/// Lists datafiles in order of their handles.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfListRequest {
+    /// Handles above this one.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// At most this many.
+    #[prost(uint32, tag = "2")]
+    pub max: u32,
+}
+/// Answer to df_list.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfListResponse {
+    /// The datafiles.
+    #[prost(uint64, repeated, tag = "1")]
+    pub datahandles: Vec<u64>,
+    /// Nothing follows.
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+}
+
+/// An I/O server's share of statfs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IoStatfsRequest {}
+/// Answer to io_statfs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IoStatfsResponse {
+    /// Bytes free for users.
+    #[prost(uint64, tag = "1")]
+    pub bytes_free: u64,
+    /// Bytes in all.
+    #[prost(uint64, tag = "2")]
+    pub bytes_total: u64,
+    /// Datafiles here.
+    #[prost(uint64, tag = "3")]
+    pub datafiles: u64,
+}

@@ -1,0 +1,655 @@
+//! Messages of the metadata operations.
+use crate::attr::{Attr, SetAttr};
+use bytes::Bytes;
+
+/// Names to handles: the components of a path below `dir`, one for a plain lookup.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LookupRequest {
+    /// Directory to begin in.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// Components, in order, neither empty nor "." nor "..".
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub path: Vec<Bytes>,
+    /// Bring the bytes of a small file along.
+    #[prost(bool, tag = "3")]
+    pub want_bytes: bool,
+}
+/// One entry of a lookup's chain.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LookupStep {
+    /// The object; 0: this component does not exist.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Its attributes, unless another server holds them.
+    #[prost(message, optional, tag = "2")]
+    pub attr: Option<Attr>,
+}
+/// As far as this server could walk: it stops after a component that does not exist (last step has
+/// handle 0), that is no directory, or whose object another server holds (last step has no attr).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LookupResponse {
+    /// The chain.
+    #[prost(message, repeated, tag = "1")]
+    pub steps: Vec<LookupStep>,
+    /// Bytes of the last object, a small file, if they were asked for.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub bytes: Option<Bytes>,
+}
+
+/// Attributes of an object.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GetattrRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+}
+/// Answer to getattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GetattrResponse {
+    /// The attributes; see `attr.rs` for a dynamic size.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Changes attributes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetattrRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// What to change.
+    #[prost(message, optional, tag = "2")]
+    pub set: Option<SetAttr>,
+}
+/// Answer to setattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetattrResponse {
+    /// The attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Makes a regular file and opens it. With `exclusive` an existing name is `Exists`; without, an
+/// existing regular file is opened as `open` does (with `truncate` applied).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CreateRequest {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    /// Permission bits, umask applied.
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    /// O_EXCL.
+    #[prost(bool, tag = "4")]
+    pub exclusive: bool,
+    /// O_TRUNC, for an existing file.
+    #[prost(bool, tag = "5")]
+    pub truncate: bool,
+    /// Opened for reading.
+    #[prost(bool, tag = "6")]
+    pub read: bool,
+    /// Opened for writing.
+    #[prost(bool, tag = "7")]
+    pub write: bool,
+    /// Do not leave it open (native tools that only make a file).
+    #[prost(bool, tag = "8")]
+    pub no_open: bool,
+}
+/// Answer to create.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CreateResponse {
+    /// The file's attributes.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+    /// Whether it was made (false: it was there).
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+    /// The directory's attributes afterwards.
+    #[prost(message, optional, tag = "3")]
+    pub dir_attr: Option<Attr>,
+}
+
+/// Makes a directory.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MkdirRequest {
+    /// The parent directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    /// Permission bits, umask applied.
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+}
+/// Answer to mkdir.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MkdirResponse {
+    /// The new directory's attributes.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Makes a special file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MknodRequest {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    /// Type and permission bits, umask applied.
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    /// Device number.
+    #[prost(uint32, tag = "4")]
+    pub rdev: u32,
+}
+/// Answer to mknod.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MknodResponse {
+    /// The new object's attributes.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Makes a symlink.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SymlinkRequest {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    /// What it points to.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub target: Bytes,
+}
+/// Answer to symlink.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SymlinkResponse {
+    /// The symlink's attributes.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Reads a symlink.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReadlinkRequest {
+    /// The symlink.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+}
+/// Answer to readlink.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReadlinkResponse {
+    /// What it points to.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub target: Bytes,
+}
+
+/// Makes another name for an object that is no directory. Sent to the server of `dir`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LinkRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Directory of the new name.
+    #[prost(uint64, tag = "2")]
+    pub dir: u64,
+    /// The new name.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: Bytes,
+}
+/// Answer to link.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LinkResponse {
+    /// The object's attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Removes the name of an object that is no directory.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnlinkRequest {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+}
+/// Answer to unlink.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnlinkResponse {
+    /// The object that lost a name.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Its attributes afterwards, where this server holds them.
+    #[prost(message, optional, tag = "2")]
+    pub attr: Option<Attr>,
+}
+
+/// Removes an empty directory.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RmdirRequest {
+    /// The parent directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+}
+/// Answer to rmdir.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RmdirResponse {
+    /// The directory that is gone.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+}
+
+/// Renames. Sent to the server of `new_dir`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RenameRequest {
+    /// Directory of the old name.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The old name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    /// Directory of the new name.
+    #[prost(uint64, tag = "3")]
+    pub new_dir: u64,
+    /// The new name.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub new_name: Bytes,
+    /// RENAME_NOREPLACE.
+    #[prost(bool, tag = "5")]
+    pub no_replace: bool,
+    /// RENAME_EXCHANGE.
+    #[prost(bool, tag = "6")]
+    pub exchange: bool,
+}
+/// Answer to rename.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RenameResponse {
+    /// The object that moved.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// The object that was replaced (or exchanged); 0: none.
+    #[prost(uint64, tag = "2")]
+    pub other: u64,
+}
+
+/// Lists a directory from a cursor.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReaddirRequest {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// Entries after this cursor; 0: from the beginning. Cursors stay right while names come and go.
+    #[prost(uint64, tag = "2")]
+    pub cursor: u64,
+    /// At most this many.
+    #[prost(uint32, tag = "3")]
+    pub max: u32,
+    /// With attributes, where this server holds them.
+    #[prost(bool, tag = "4")]
+    pub plus: bool,
+}
+/// One directory entry.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Dirent {
+    /// The name.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: Bytes,
+    /// The object.
+    #[prost(uint64, tag = "2")]
+    pub handle: u64,
+    /// Its type bits as in `st_mode`.
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    /// Cursor of this entry: ask with it for what follows. From 1; never 0.
+    #[prost(uint64, tag = "4")]
+    pub cursor: u64,
+    /// Its attributes, if asked for and held here.
+    #[prost(message, optional, tag = "5")]
+    pub attr: Option<Attr>,
+}
+/// Answer to readdir.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReaddirResponse {
+    /// Entries in cursor order, without "." and "..".
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<Dirent>,
+    /// Nothing follows.
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+    /// The directory's parent, for "..".
+    #[prost(uint64, tag = "3")]
+    pub parent: u64,
+}
+
+/// Opens a regular file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OpenRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// For reading.
+    #[prost(bool, tag = "2")]
+    pub read: bool,
+    /// For writing.
+    #[prost(bool, tag = "3")]
+    pub write: bool,
+    /// O_TRUNC.
+    #[prost(bool, tag = "4")]
+    pub truncate: bool,
+    /// Bring the bytes of a small file along.
+    #[prost(bool, tag = "5")]
+    pub want_bytes: bool,
+    /// Opened for execution only (checked against x, not r).
+    #[prost(bool, tag = "6")]
+    pub exec: bool,
+}
+/// Answer to open.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OpenResponse {
+    /// The file's attributes.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+    /// Bytes of a small file, if asked for.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub bytes: Option<Bytes>,
+}
+
+/// One close.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReleaseItem {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// It was open for writing.
+    #[prost(bool, tag = "2")]
+    pub write: bool,
+    /// Bytes were written to datafiles through it since the last report.
+    #[prost(bool, tag = "3")]
+    pub wrote: bool,
+    /// One past the last byte written since the last report (0 with `wrote` false).
+    #[prost(uint64, tag = "4")]
+    pub end: u64,
+    /// When they were written; 0: keep the mtime (it was set explicitly since).
+    #[prost(sint64, tag = "5")]
+    pub mtime_ns: i64,
+    /// When bytes were last read; 0: never, or atime is not kept.
+    #[prost(sint64, tag = "6")]
+    pub atime_ns: i64,
+}
+/// Closes files of this server, in order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReleaseRequest {
+    /// The closes.
+    #[prost(message, repeated, tag = "1")]
+    pub items: Vec<ReleaseItem>,
+}
+/// Answer to release.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReleaseResponse {}
+
+/// A writer tells what [`ReleaseItem`] tells, without closing (flush, fsync).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReportRequest {
+    /// What was written.
+    #[prost(message, optional, tag = "1")]
+    pub item: Option<ReleaseItem>,
+    /// Also make it durable (fsync): one request instead of two.
+    #[prost(bool, tag = "2")]
+    pub sync: bool,
+}
+/// Answer to report.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReportResponse {
+    /// The file's attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Reads a stuffed file. Error `NotStuffed` comes with the attributes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReadSmallRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// First byte.
+    #[prost(uint64, tag = "2")]
+    pub logical_offset: u64,
+    /// Bytes wanted.
+    #[prost(uint64, tag = "3")]
+    pub len: u64,
+}
+/// Answer to read_small; the bytes (fewer at the end of the file) are the body.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReadSmallResponse {
+    /// The file's attributes.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Writes the body into a stuffed file. When the file would outgrow `small_file_bytes`, or is no
+/// longer stuffed: error `NotStuffed` with the attributes; the client unstuffs and writes datafiles.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WriteSmallRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Where.
+    #[prost(uint64, tag = "2")]
+    pub logical_offset: u64,
+    /// Clear suid and sgid.
+    #[prost(bool, tag = "3")]
+    pub kill_suidgid: bool,
+}
+/// Answer to write_small.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WriteSmallResponse {
+    /// The file's attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Appends the body. The metadata server decides the offset and carries the bytes to the datafiles
+/// where the file is striped, so that records of two clients never overlap and no reader sees a gap.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AppendRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// One past the last byte that this client itself wrote and has not reported.
+    #[prost(uint64, tag = "2")]
+    pub known_end: u64,
+    /// Clear suid and sgid.
+    #[prost(bool, tag = "3")]
+    pub kill_suidgid: bool,
+}
+/// Answer to append.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AppendResponse {
+    /// Where the first byte went.
+    #[prost(uint64, tag = "1")]
+    pub logical_offset: u64,
+    /// The file's attributes afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub attr: Option<Attr>,
+}
+
+/// Gives a stuffed file datahandles and moves its bytes there. A file that has them is left alone.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnstuffRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+}
+/// Answer to unstuff.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnstuffResponse {
+    /// The file's attributes, with its layout.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Kinds of fallocate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum FallocateKind {
+    /// Reserve space, extend the size.
+    Allocate = 0,
+    /// Reserve space, keep the size (FALLOC_FL_KEEP_SIZE).
+    KeepSize = 1,
+    /// Make a hole (FALLOC_FL_PUNCH_HOLE | KEEP_SIZE).
+    PunchHole = 2,
+    /// Zero a range, extend the size (FALLOC_FL_ZERO_RANGE).
+    ZeroRange = 3,
+    /// Zero a range, keep the size.
+    ZeroKeepSize = 4,
+}
+/// Preallocates, punches, zeroes. The metadata server drives the I/O servers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FallocateRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// What to do.
+    #[prost(enumeration = "FallocateKind", tag = "2")]
+    pub kind: i32,
+    /// From.
+    #[prost(uint64, tag = "3")]
+    pub logical_offset: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "4")]
+    pub len: u64,
+    /// One past the last byte that this client wrote and has not reported.
+    #[prost(uint64, tag = "5")]
+    pub known_end: u64,
+    /// Clear suid and sgid.
+    #[prost(bool, tag = "6")]
+    pub kill_suidgid: bool,
+}
+/// Answer to fallocate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FallocateResponse {
+    /// The file's attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Makes all that was answered for this object durable against loss of power.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FsyncRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+}
+/// Answer to fsync.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FsyncResponse {}
+
+/// A metadata server's share of statfs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StatfsRequest {}
+/// Answer to statfs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StatfsResponse {
+    /// Objects that exist here.
+    #[prost(uint64, tag = "1")]
+    pub handles_used: u64,
+    /// Objects that can still be made here.
+    #[prost(uint64, tag = "2")]
+    pub handles_free: u64,
+    /// Bytes free where this server keeps its metadata.
+    #[prost(uint64, tag = "3")]
+    pub bytes_free: u64,
+    /// Bytes in all there.
+    #[prost(uint64, tag = "4")]
+    pub bytes_total: u64,
+}
+
+/// One extended attribute.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GetxattrRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Its full name, with the namespace.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+}
+/// Answer to getxattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GetxattrResponse {
+    /// The value.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub value: Bytes,
+}
+/// Sets an extended attribute.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetxattrRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Its full name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    /// The value.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub value: Bytes,
+    /// XATTR_CREATE: must not exist.
+    #[prost(bool, tag = "4")]
+    pub create: bool,
+    /// XATTR_REPLACE: must exist.
+    #[prost(bool, tag = "5")]
+    pub replace: bool,
+}
+/// Answer to setxattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetxattrResponse {
+    /// The object's attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+/// Names of the extended attributes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListxattrRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+}
+/// Answer to listxattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListxattrResponse {
+    /// Full names.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub names: Vec<Bytes>,
+}
+/// Removes an extended attribute.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RemovexattrRequest {
+    /// The object.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// Its full name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+}
+/// Answer to removexattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RemovexattrResponse {
+    /// The object's attributes afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
