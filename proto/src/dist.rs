@@ -102,8 +102,9 @@ impl Dist {
         let params = params.trim();
         if let Some(list) = params.strip_prefix("strips:") {
             for part in list.split(';').filter(|p| !p.trim().is_empty()) {
-                let (datafile, size) =
-                    part.split_once(':').ok_or_else(|| invalid(format!("strip '{part}': write it as DATAFILE:SIZE")))?;
+                let (datafile, size) = part
+                    .split_once(':')
+                    .ok_or_else(|| invalid(format!("strip '{part}': write it as DATAFILE:SIZE")))?;
                 dist.strips.push(Strip {
                     datafile: parse_size(datafile)? as u32,
                     size: parse_size(size)?,
@@ -111,8 +112,9 @@ impl Dist {
             }
         } else {
             for part in params.split(',').filter(|p| !p.trim().is_empty()) {
-                let (key, value) =
-                    part.split_once(':').ok_or_else(|| invalid(format!("distribution parameter '{part}': write it as KEY:VALUE")))?;
+                let (key, value) = part.split_once(':').ok_or_else(|| {
+                    invalid(format!("distribution parameter '{part}': write it as KEY:VALUE"))
+                })?;
                 let value = parse_size(value)?;
                 match key.trim() {
                     "strip_size" => dist.strip_size = value,
@@ -170,7 +172,10 @@ impl Dist {
             DistKind::SimpleStripe | DistKind::TwodStripe
                 if self.strip_size == 0 || self.strip_size > STRIP_MAX =>
             {
-                Err(invalid(format!("strip_size {} must be 1 to {STRIP_MAX} bytes", self.strip_size)))
+                Err(invalid(format!(
+                    "strip_size {} must be 1 to {STRIP_MAX} bytes",
+                    self.strip_size
+                )))
             }
             DistKind::SimpleStripe => Ok(()),
             DistKind::TwodStripe
@@ -188,9 +193,10 @@ impl Dist {
             DistKind::Varstrip => {
                 let ok = !self.strips.is_empty()
                     && self.strips.len() <= 4096
-                    && self.strips.iter().all(|s| {
-                        s.datafile < num_datafiles && s.size > 0 && s.size <= STRIP_MAX
-                    });
+                    && self
+                        .strips
+                        .iter()
+                        .all(|s| s.datafile < num_datafiles && s.size > 0 && s.size <= STRIP_MAX);
                 ok.then_some(()).ok_or_else(|| {
                     invalid(format!(
                         "varstrip_dist needs 1 to 4096 strips, each of 1 to {STRIP_MAX} bytes on a \
@@ -242,11 +248,11 @@ impl Dist {
                 let round = self.round(num_datafiles);
                 let total: u64 = round.iter().map(|s| s.1).sum();
                 let (rounds, mut rest) = (logical_offset / total, logical_offset % total);
-                let per_round = |d: u32| round.iter().filter(|s| s.0 == d).map(|s| s.1).sum::<u64>();
+                let per_round =
+                    |d: u32| round.iter().filter(|s| s.0 == d).map(|s| s.1).sum::<u64>();
                 for (i, &(d, size)) in round.iter().enumerate() {
                     if rest < size {
-                        let before: u64 =
-                            round[..i].iter().filter(|s| s.0 == d).map(|s| s.1).sum();
+                        let before: u64 = round[..i].iter().filter(|s| s.0 == d).map(|s| s.1).sum();
                         return Physical {
                             datafile: d,
                             physical_offset: rounds * per_round(d) + before + rest,
@@ -263,12 +269,20 @@ impl Dist {
 
     /// Which byte of the file lies at `physical_offset` of `datafile`; `None` when the distribution
     /// puts nothing on that datafile.
-    pub fn logical_of(&self, num_datafiles: u32, datafile: u32, physical_offset: u64) -> Option<u64> {
+    pub fn logical_of(
+        &self,
+        num_datafiles: u32,
+        datafile: u32,
+        physical_offset: u64,
+    ) -> Option<u64> {
         match self.kind() {
             DistKind::SimpleStripe => {
                 let (row, within) =
                     (physical_offset / self.strip_size, physical_offset % self.strip_size);
-                Some((row * u64::from(num_datafiles) + u64::from(datafile)) * self.strip_size + within)
+                Some(
+                    (row * u64::from(num_datafiles) + u64::from(datafile)) * self.strip_size
+                        + within,
+                )
             }
             DistKind::Basic => (datafile == 0).then_some(physical_offset),
             DistKind::Varstrip | DistKind::TwodStripe => {
@@ -345,12 +359,9 @@ pub fn parse_size(text: &str) -> Result<u64> {
         Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
         _ => (text, 0),
     };
-    digits
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift))
-        .ok_or_else(|| invalid(format!("'{text}' is no size: write bytes, or a number with K, M or G")))
+    digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(|| {
+        invalid(format!("'{text}' is no size: write bytes, or a number with K, M or G"))
+    })
 }
 
 fn invalid(detail: String) -> PvfsError {
@@ -369,7 +380,10 @@ mod tests {
                 Just(Dist { kind: DistKind::Basic as i32, ..Default::default() }),
                 prop::collection::vec((0..n, 1u64..200), 1..12).prop_map(|v| Dist {
                     kind: DistKind::Varstrip as i32,
-                    strips: v.into_iter().map(|(datafile, size)| Strip { datafile, size }).collect(),
+                    strips: v
+                        .into_iter()
+                        .map(|(datafile, size)| Strip { datafile, size })
+                        .collect(),
                     ..Default::default()
                 }),
                 (1u64..200, 1..=n, 1u32..4).prop_map(|(strip_size, groups, factor)| Dist {

@@ -102,7 +102,15 @@ pub enum FrameError {
 
 impl Header {
     /// The header for `head` and a body of `body_len` bytes with checksum `body_crc`.
-    pub fn new(kind: Kind, op: u16, flags: u16, tag: u64, head: &[u8], body_len: u32, body_crc: u32) -> Header {
+    pub fn new(
+        kind: Kind,
+        op: u16,
+        flags: u16,
+        tag: u64,
+        head: &[u8],
+        body_len: u32,
+        body_crc: u32,
+    ) -> Header {
         let mut h = Header {
             version: VERSION,
             kind,
@@ -213,7 +221,15 @@ mod tests {
 
     #[test]
     fn golden_header() {
-        let h = Header::new(Kind::Request, 7, FLAG_FLOW, 0x0102_0304_0506_0708, b"head", 3, 0xdead_beef);
+        let h = Header::new(
+            Kind::Request,
+            7,
+            FLAG_FLOW,
+            0x0102_0304_0506_0708,
+            b"head",
+            3,
+            0xdead_beef,
+        );
         let hex: String = h.encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(&hex[..48], "505601010700010008070605040302010400000003000000");
         assert_eq!(&hex[56..], "efbeadde");

@@ -50,9 +50,7 @@ impl Layout {
             }
             other => Err(PvfsError::new(
                 ErrorCode::Invalid,
-                format!(
-                    "unknown layout '{other}': use round_robin, random, list, local or none"
-                ),
+                format!("unknown layout '{other}': use round_robin, random, list, local or none"),
             )),
         }
     }
@@ -96,14 +94,13 @@ impl Layout {
             Layout::List(names) => {
                 let mut out = Vec::with_capacity(names.len());
                 for n in names {
-                    let id = io_servers.iter().copied().find(|&s| alias(s) == *n).ok_or_else(
-                        || {
+                    let id =
+                        io_servers.iter().copied().find(|&s| alias(s) == *n).ok_or_else(|| {
                             PvfsError::new(
                                 ErrorCode::Invalid,
                                 format!("no I/O server '{n}' in the cluster"),
                             )
-                        },
-                    )?;
+                        })?;
                     if !out.contains(&id) {
                         out.push(id);
                     }
@@ -122,7 +119,18 @@ mod tests {
     use super::*;
     fn choose(l: &Layout, n: u32, turn: u64) -> Vec<ServerId> {
         let mut x = 7;
-        l.choose(&[2, 3, 4, 5], n, turn, || { x += 13; x }, |s| format!("io{s}"), Some(4)).unwrap()
+        l.choose(
+            &[2, 3, 4, 5],
+            n,
+            turn,
+            || {
+                x += 13;
+                x
+            },
+            |s| format!("io{s}"),
+            Some(4),
+        )
+        .unwrap()
     }
     #[test]
     fn layouts_choose_distinct_servers() {

@@ -4,11 +4,13 @@
 //! and the metric are called the same. `docs/ADDING_AN_OP.md` lists the places a new one touches.
 //! A request's head is a [`RequestHead`], a response's a [`ResponseHead`]; bulk bytes travel as the
 //! frame's body and pass no codec.
+mod file;
 mod io;
 mod meta;
 mod peer;
 mod session;
 
+pub use file::*;
 pub use io::*;
 pub use meta::*;
 pub use peer::*;
@@ -326,7 +328,11 @@ mod tests {
             seq: 0,
             op_id: 9,
             cred: Some(Cred::root()),
-            op: Some(OpRequest::Lookup(LookupRequest { dir: 1, path: vec![b"a".as_slice().into()], ..Default::default() })),
+            op: Some(OpRequest::Lookup(LookupRequest {
+                dir: 1,
+                path: vec![b"a".as_slice().into()],
+                ..Default::default()
+            })),
         };
         let bytes = head.encode_to_vec();
         assert_eq!(bytes, [8, 5, 32, 9, 42, 2, 32, 1, 242, 6, 5, 8, 1, 18, 1, 97]);
