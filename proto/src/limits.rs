@@ -28,3 +28,9 @@ pub const FLOW_BUFFERS: usize = 8;
 pub const SESSION_SLOTS: u32 = 64;
 /// Entries that one readdir reply holds at most.
 pub const READDIR_MAX: u32 = 1_024;
+/// Extents that one list I/O request holds at most.
+pub const IO_EXTENTS_MAX: usize = 65_536;
+/// Bytes that one io_read or io_write moves at most.
+pub const IO_BYTES_MAX: u64 = 64 << 20;
+/// Datahandles that one df_stat, df_sync, df_remove or df_list holds at most.
+pub const DATAHANDLES_MAX: usize = 16_384;
