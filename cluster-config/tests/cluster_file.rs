@@ -152,8 +152,8 @@ fn every_fault_is_named_with_line_and_remedy() {
             &["no range of handles", "FIRST-LAST"],
         ),
         (
-            "meta_range = \"0x1-0xffffffffff\"",
-            "meta_range = \"0x1-0xfffffffffff\"",
+            "meta_range = \"0x10000000000-",
+            "meta_range = \"0x5-",
             &["overlaps", "meta1"],
         ),
         (
