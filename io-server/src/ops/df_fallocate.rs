@@ -1,0 +1,40 @@
+//! df_fallocate: reserves space for extents of a datafile, or punches holes into them.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | Checked (handle ours and not removed, extents in order) | Excluded | answered: Stale, Invalid, FileTooBig |
+//! | Excluded (no writer inside) | Done | - |
+//! | Done (extent after extent, in the blocking pool) | answered | answered: Io, NoSpace, NotSupported |
+//!
+//! Durable when the reply leaves: against kill -9; against loss of power after df_sync or the next
+//! write-out. Not rolled back: extents reserved before one failed stay reserved, which nobody can
+//! see but in `df`; repeating a punch or a reservation is harmless. The datafile's length stays.
+use crate::extents;
+use crate::server::IoServer;
+use pvfs2_proto::Result;
+use pvfs2_proto::op::{DfFallocateRequest, DfFallocateResponse};
+use std::sync::Arc;
+
+/// Serves df_fallocate.
+pub async fn df_fallocate(
+    server: &Arc<IoServer>,
+    req: DfFallocateRequest,
+) -> Result<DfFallocateResponse> {
+    let datahandle = server.own_live(req.datahandle)?;
+    extents::check_places(&req.extents)?;
+    let pool_server = server.clone();
+    server
+        .blocking(move || {
+            let _writer = pool_server.locks().lock(datahandle);
+            let bstreams = pool_server.bstreams();
+            for e in req.extents.iter().filter(|e| e.len > 0) {
+                if req.punch {
+                    bstreams.punch(datahandle, e.physical_offset, e.len)?;
+                } else {
+                    bstreams.allocate(datahandle, e.physical_offset, e.len)?;
+                }
+            }
+            Ok(DfFallocateResponse {})
+        })
+        .await
+}
