@@ -15,6 +15,7 @@ ALL=(cp_diff tar_pipe rsync_twice git_clone sqlite_two_writers cargo_build dd_di
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 passed=0 failed=0 skipped=0 started=
 STATE=$(mktemp -d "${TMPDIR:-/tmp}/pvfs2-run.XXXXXX")
+chmod 755 "$STATE" # other users pass through it in pjdfstest
 BIN=${PVFS2_BIN:-$REPO/target/release/pvfs2}
 
 stop() {

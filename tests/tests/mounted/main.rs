@@ -1,0 +1,59 @@
+//! Real processes, real mounts: what the file system promises, checked from outside.
+//!
+//! Run one by name: `cargo test --release -p pvfs2-tests --test mounted -- crash::each_server`.
+//! `PVFS2_KILL_ROUNDS` (default 1, `just kill-rounds` 20) and `PVFS2_SEED` steer the kill -9 rounds.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
+mod counts;
+mod crash;
+mod posix;
+mod stalled;
+mod start_stop;
+mod strips;
+mod two_mounts;
+mod wire;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pvfs2_tests::runner::run(pvfs2_tests::cases![
+        Nothing:
+            wire::garbage_is_cut_off_and_harms_nobody,
+            wire::declared_lengths_are_checked_before_anything_is_allocated,
+            start_stop::mkfs_refuses_a_folder_that_is_not_empty,
+            start_stop::a_server_refuses_storage_of_another_file_system,
+            start_stop::two_servers_cannot_open_one_storage_space,
+            start_stop::mount_of_nothing_says_what_to_do;
+        Mount:
+            strips::strip_i_lies_on_datafile_i_mod_n,
+            strips::other_distributions_lie_where_they_say,
+            strips::no_datafile_for_empty_or_small_files,
+            strips::removed_files_leave_no_datafile,
+            two_mounts::without_caches_changes_are_seen_at_once,
+            two_mounts::with_caches_changes_are_seen_within_the_timeouts,
+            two_mounts::appended_records_are_all_there,
+            two_mounts::exclusive_create_has_one_winner,
+            counts::a_create_is_one_request,
+            counts::open_read_close_of_a_small_file_is_at_most_two,
+            counts::one_mebibyte_over_four_servers_is_one_request_to_each,
+            counts::removal_and_rename_are_one_request,
+            posix::direct_io,
+            posix::shared_mmap,
+            posix::sparse_files_and_holes,
+            posix::extended_attributes,
+            posix::locks_between_processes,
+            posix::rename_flags,
+            posix::names_links_and_special_files,
+            posix::open_unlinked_files_live_on,
+            posix::times_have_nanoseconds,
+            posix::a_large_directory_is_listed_whole,
+            stalled::a_waiting_process_can_be_killed,
+            stalled::unmount_works_with_dead_servers,
+            stalled::a_dead_server_costs_bounded_retries,
+            start_stop::quickstart_keeps_data_and_leaves_nothing_behind,
+            start_stop::a_stale_mount_is_mended,
+            start_stop::a_second_quickstart_is_refused,
+            crash::each_server_in_turn,
+            crash::all_servers_at_once,
+            crash::several_metadata_servers,
+    ])
+}
