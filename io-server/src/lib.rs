@@ -4,13 +4,17 @@
 //! bstreams. The server knows datahandles and physical offsets only; which byte of which file lies
 //! there is the client's business (`proto::dist`).
 //!
-//! - [`server`]: [`IoServer`], what it owns, its background work, its end
+//! - [`server`]: [`IoServer`], its life and its background work
+//! - [`state`]: what the operations share
 //! - [`extents`]: lists of extents off the network, checked before anything else looks at them
 //! - [`locks`]: exclusion of writers of one datafile
+//! - [`tombstones`]: datahandles that were removed lately
 //! - [`ops`]: the operations
 pub mod extents;
 pub mod locks;
 pub mod ops;
 pub mod server;
+pub mod state;
+pub mod tombstones;
 
 pub use server::{IoConfig, IoServer};

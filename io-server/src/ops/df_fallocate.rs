@@ -10,23 +10,23 @@
 //! write-out. Not rolled back: extents reserved before one failed stay reserved, which nobody can
 //! see but in `df`; repeating a punch or a reservation is harmless. The datafile's length stays.
 use crate::extents;
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::{DfFallocateRequest, DfFallocateResponse};
 use std::sync::Arc;
 
 /// Serves df_fallocate.
 pub async fn df_fallocate(
-    server: &Arc<IoServer>,
+    state: &Arc<IoState>,
     req: DfFallocateRequest,
 ) -> Result<DfFallocateResponse> {
-    let datahandle = server.own_live(req.datahandle)?;
+    let datahandle = state.own_live(req.datahandle)?;
     extents::check_places(&req.extents)?;
-    let pool_server = server.clone();
-    server
+    let pool = state.clone();
+    state
         .blocking(move || {
-            let _writer = pool_server.locks().lock(datahandle);
-            let bstreams = pool_server.bstreams();
+            let _writer = pool.locks().lock(datahandle);
+            let bstreams = pool.bstreams();
             for e in req.extents.iter().filter(|e| e.len > 0) {
                 if req.punch {
                     bstreams.punch(datahandle, e.physical_offset, e.len)?;

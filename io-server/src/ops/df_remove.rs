@@ -11,24 +11,24 @@
 //! tombstone is set before the datafile goes, also where there is none yet: a write that was late
 //! on the network must not make it anew.
 use crate::extents;
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_proto::op::{DfRemoveRequest, DfRemoveResponse};
 use pvfs2_proto::{Handle, Result};
 use std::sync::Arc;
 
 /// Serves df_remove.
-pub async fn df_remove(server: &Arc<IoServer>, req: DfRemoveRequest) -> Result<DfRemoveResponse> {
+pub async fn df_remove(state: &Arc<IoState>, req: DfRemoveRequest) -> Result<DfRemoveResponse> {
     extents::check_count(&req.datahandles)?;
     let datahandles: Vec<Handle> =
-        req.datahandles.iter().map(|raw| server.own(*raw)).collect::<Result<_>>()?;
-    let pool_server = server.clone();
-    server
+        req.datahandles.iter().map(|raw| state.own(*raw)).collect::<Result<_>>()?;
+    let pool = state.clone();
+    state
         .blocking(move || {
             let mut removed = 0;
             for h in datahandles {
-                let _writer = pool_server.locks().lock(h);
-                pool_server.bury(h);
-                removed += u32::from(pool_server.bstreams().remove(h)?);
+                let _writer = pool.locks().lock(h);
+                pool.bury(h);
+                removed += u32::from(pool.bstreams().remove(h)?);
             }
             Ok(DfRemoveResponse { removed })
         })

@@ -7,17 +7,17 @@
 //!
 //! Durable: nothing. A datafile that does not exist has size 0 and time 0.
 use crate::extents;
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::{DfStatRequest, DfStatResponse};
 
 /// Serves df_stat.
-pub fn df_stat(server: &IoServer, req: &DfStatRequest) -> Result<DfStatResponse> {
+pub fn df_stat(state: &IoState, req: &DfStatRequest) -> Result<DfStatResponse> {
     extents::check_count(&req.datahandles)?;
     let stats = req
         .datahandles
         .iter()
-        .map(|raw| server.bstreams().stat(server.own(*raw)?))
+        .map(|raw| state.bstreams().stat(state.own(*raw)?))
         .collect::<Result<_>>()?;
     Ok(DfStatResponse { stats })
 }

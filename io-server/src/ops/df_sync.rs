@@ -8,7 +8,7 @@
 //! Durable when the reply leaves: every byte that any client had been told was written. A failed
 //! sync is answered as `Io` and not retried here (Trove remembers it: later calls fail too).
 use crate::extents;
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_proto::op::{DfSyncRequest, DfSyncResponse};
 use pvfs2_proto::{Handle, Result};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use std::sync::Arc;
 const AT_ONCE: usize = 16;
 
 /// Serves df_sync.
-pub async fn df_sync(server: &Arc<IoServer>, req: DfSyncRequest) -> Result<DfSyncResponse> {
+pub async fn df_sync(state: &Arc<IoState>, req: DfSyncRequest) -> Result<DfSyncResponse> {
     extents::check_count(&req.datahandles)?;
     let datahandles: Vec<Handle> =
-        req.datahandles.iter().map(|raw| server.own(*raw)).collect::<Result<_>>()?;
+        req.datahandles.iter().map(|raw| state.own(*raw)).collect::<Result<_>>()?;
     let share = datahandles.len().div_ceil(AT_ONCE).max(1);
     let running: Vec<_> = datahandles
         .chunks(share)
         .map(|chunk| {
-            let (pool_server, chunk) = (server.clone(), chunk.to_vec());
-            server.begin_blocking(move || sync_each(&pool_server, &chunk))
+            let (pool, chunk) = (state.clone(), chunk.to_vec());
+            state.begin_blocking(move || sync_each(&pool, &chunk))
         })
         .collect();
     let mut result = Ok(());
@@ -38,9 +38,9 @@ pub async fn df_sync(server: &Arc<IoServer>, req: DfSyncRequest) -> Result<DfSyn
 }
 
 /// Syncs all of them, also after one failed, and returns the first error.
-fn sync_each(server: &IoServer, datahandles: &[Handle]) -> Result<()> {
+fn sync_each(state: &IoState, datahandles: &[Handle]) -> Result<()> {
     datahandles.iter().fold(Ok(()), |result, h| {
-        let ended = server.bstreams().sync(*h);
+        let ended = state.bstreams().sync(*h);
         result.and(ended)
     })
 }

@@ -9,7 +9,7 @@
 //! Durable when the reply leaves: against kill -9 (the length is the kernel's); against loss of
 //! power after df_sync or the next write-out. A datafile that does not exist stays so, unless
 //! `extend` makes it. A cut that frees much goes to the blocking pool.
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_proto::limits::FILE_SIZE_MAX;
 use pvfs2_proto::op::{DfTruncateRequest, DfTruncateResponse};
 use pvfs2_proto::{ErrorCode, PvfsError, Result};
@@ -20,26 +20,26 @@ const INLINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Serves df_truncate.
 pub async fn df_truncate(
-    server: &Arc<IoServer>,
+    state: &Arc<IoState>,
     req: DfTruncateRequest,
 ) -> Result<DfTruncateResponse> {
-    let datahandle = server.own_live(req.datahandle)?;
+    let datahandle = state.own_live(req.datahandle)?;
     if req.size > FILE_SIZE_MAX {
         return Err(PvfsError::new(
             ErrorCode::FileTooBig,
             format!("datafile {datahandle} cannot be {} bytes long", req.size),
         ));
     }
-    let freed = server.bstreams().stat(datahandle)?.size.saturating_sub(req.size);
-    let cut = move |server: &IoServer| {
-        let _writer = server.locks().lock(datahandle);
-        server.bstreams().truncate(datahandle, req.size, req.extend)
+    let freed = state.bstreams().stat(datahandle)?.size.saturating_sub(req.size);
+    let cut = move |state: &IoState| {
+        let _writer = state.locks().lock(datahandle);
+        state.bstreams().truncate(datahandle, req.size, req.extend)
     };
     if freed <= INLINE_BYTES_MAX {
-        cut(server)?;
+        cut(state)?;
     } else {
-        let pool_server = server.clone();
-        server.blocking(move || cut(&pool_server)).await?;
+        let pool = state.clone();
+        state.blocking(move || cut(&pool)).await?;
     }
     Ok(DfTruncateResponse {})
 }

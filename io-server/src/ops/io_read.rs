@@ -11,30 +11,30 @@
 //! every extent is whole. Reading takes no lock (see `locks.rs`).
 //!
 //! Memory: pooled buffers, one for a body that fits a frame, else pieces of a flow's size.
-use super::Answer;
 use crate::extents;
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::service::OutBody;
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
 use pvfs2_proto::op::{IoReadRequest, IoReadResponse, Op, OpResponse, PhysicalExtent};
 use pvfs2_proto::{Handle, Result};
+use pvfs2_server_core::service::Answer;
 use std::sync::Arc;
 
 /// Serves io_read.
-pub async fn io_read(server: &Arc<IoServer>, req: IoReadRequest) -> Answer {
-    let datahandle = server.own(req.datahandle)?;
+pub async fn io_read(state: &Arc<IoState>, req: IoReadRequest) -> Result<Answer> {
+    let datahandle = state.own(req.datahandle)?;
     let total = extents::check(&req.extents)?;
     let mut reading = Reading::new(datahandle, req.extents, total);
-    if !reading.run(server, Mode::Cached)? {
-        let pool_server = server.clone();
-        reading = server
-            .blocking(move || reading.run(&pool_server, Mode::Cold).map(|_| reading))
+    if !reading.run(state, Mode::Cached)? {
+        let pool = state.clone();
+        reading = state
+            .blocking(move || reading.run(&pool, Mode::Cold).map(|_| reading))
             .await?;
     }
     let (response, body, sent) = reading.finish();
-    server.metrics().add_bytes_out(Op::IoRead, sent);
-    Ok((OpResponse::IoRead(response), body))
+    state.metrics().add_bytes_out(Op::IoRead, sent);
+    Ok(Answer::with_body(OpResponse::IoRead(response), body))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Reading {
     }
 
     /// Reads on; false when `Cached` met bytes that are not in memory.
-    fn run(&mut self, server: &IoServer, mode: Mode) -> Result<bool> {
+    fn run(&mut self, state: &IoState, mode: Mode) -> Result<bool> {
         while let Some(extent) = self.extents.get(self.got.len()).copied() {
             let rest = extent.len - self.in_extent;
             if rest == 0 {
@@ -82,9 +82,9 @@ impl Reading {
                 continue;
             }
             let at = extent.physical_offset + self.in_extent;
-            let bstreams = server.bstreams();
+            let bstreams = state.bstreams();
             let datahandle = self.datahandle;
-            let space = self.space(server, rest);
+            let space = self.space(state, rest);
             let got = match mode {
                 Mode::Cold => bstreams.read(datahandle, at, space)?,
                 Mode::Cached => match bstreams.read_nowait(datahandle, at, space)? {
@@ -111,10 +111,10 @@ impl Reading {
     }
 
     /// Where the next bytes go: at most `rest`, what is free in the last piece, or a fresh piece.
-    fn space(&mut self, server: &IoServer, rest: u64) -> &mut [u8] {
+    fn space(&mut self, state: &IoState, rest: u64) -> &mut [u8] {
         if self.pieces.last().is_none_or(|p| self.filled == p.len()) {
             let len = self.left.min(self.piece_bytes as u64) as usize;
-            self.pieces.push(server.take_buf(len));
+            self.pieces.push(state.take_buf(len));
             self.filled = 0;
         }
         match self.pieces.last_mut() {

@@ -5,17 +5,17 @@
 //! | Asked (the local file system, in the blocking pool: it may be slow) | answered | answered: Io |
 //!
 //! Durable: nothing.
-use crate::server::IoServer;
+use crate::state::IoState;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::IoStatfsResponse;
 use std::sync::Arc;
 
 /// Serves io_statfs.
-pub async fn io_statfs(server: &Arc<IoServer>) -> Result<IoStatfsResponse> {
-    let pool_server = server.clone();
-    server
+pub async fn io_statfs(state: &Arc<IoState>) -> Result<IoStatfsResponse> {
+    let pool = state.clone();
+    state
         .blocking(move || {
-            let (bytes_free, bytes_total, datafiles) = pool_server.bstreams().statfs()?;
+            let (bytes_free, bytes_total, datafiles) = pool.bstreams().statfs()?;
             Ok(IoStatfsResponse { bytes_free, bytes_total, datafiles })
         })
         .await

@@ -10,32 +10,15 @@ mod io_read;
 mod io_statfs;
 mod io_write;
 
-use crate::server::IoServer;
-use pvfs2_bmi::service::{Body, OutBody};
-use pvfs2_proto::op::{OpMessage, OpRequest, OpResponse};
+use crate::state::IoState;
+use pvfs2_bmi::service::Body;
+use pvfs2_proto::op::{
+    DfFallocateRequest, DfListRequest, DfMapRequest, DfRemoveRequest, DfStatRequest, DfSyncRequest,
+    DfTruncateRequest, IoStatfsRequest, IoWriteRequest, OpMessage, OpRequest,
+};
 use pvfs2_proto::{ErrorCode, PvfsError, Result};
+use pvfs2_server_core::service::Answer;
 use std::sync::Arc;
-
-/// What an operation answers: its part of the response's head, and the body.
-pub type Answer = Result<(OpResponse, OutBody)>;
-
-/// Whether an I/O server takes `op` (sessions and pings are `server-core`'s).
-pub fn takes(op: &OpRequest) -> bool {
-    use OpRequest as R;
-    matches!(
-        op,
-        R::IoRead(_)
-            | R::IoWrite(_)
-            | R::DfStat(_)
-            | R::DfTruncate(_)
-            | R::DfFallocate(_)
-            | R::DfMap(_)
-            | R::DfSync(_)
-            | R::DfRemove(_)
-            | R::DfList(_)
-            | R::IoStatfs(_)
-    )
-}
 
 /// Runs one operation.
 ///
@@ -45,34 +28,34 @@ pub fn takes(op: &OpRequest) -> bool {
 /// # Cancel safety
 /// A dropped io_write that comes as a flow has written the pieces that had arrived; the others
 /// either ran or did not. Work that went to the pool goes on there.
-pub async fn dispatch(server: &Arc<IoServer>, op: OpRequest, body: Body) -> Answer {
+pub async fn dispatch(state: &Arc<IoState>, op: OpRequest, body: Body) -> Result<Answer> {
     use OpRequest as R;
     match op {
-        R::IoRead(r) => io_read::io_read(server, r).await,
-        R::IoWrite(r) => plain::<pvfs2_proto::op::IoWriteRequest>(
-            io_write::io_write(server, r, body).await,
+        R::IoRead(r) => io_read::io_read(state, r).await,
+        R::IoWrite(r) => plain::<IoWriteRequest>(
+            io_write::io_write(state, r, body).await,
         ),
-        R::DfStat(r) => plain::<pvfs2_proto::op::DfStatRequest>(df_stat::df_stat(server, &r)),
-        R::DfTruncate(r) => plain::<pvfs2_proto::op::DfTruncateRequest>(
-            df_truncate::df_truncate(server, r).await,
+        R::DfStat(r) => plain::<DfStatRequest>(df_stat::df_stat(state, &r)),
+        R::DfTruncate(r) => plain::<DfTruncateRequest>(
+            df_truncate::df_truncate(state, r).await,
         ),
-        R::DfFallocate(r) => plain::<pvfs2_proto::op::DfFallocateRequest>(
-            df_fallocate::df_fallocate(server, r).await,
+        R::DfFallocate(r) => plain::<DfFallocateRequest>(
+            df_fallocate::df_fallocate(state, r).await,
         ),
-        R::DfMap(r) => plain::<pvfs2_proto::op::DfMapRequest>(df_map::df_map(server, &r)),
-        R::DfSync(r) => plain::<pvfs2_proto::op::DfSyncRequest>(df_sync::df_sync(server, r).await),
+        R::DfMap(r) => plain::<DfMapRequest>(df_map::df_map(state, &r)),
+        R::DfSync(r) => plain::<DfSyncRequest>(df_sync::df_sync(state, r).await),
         R::DfRemove(r) => {
-            plain::<pvfs2_proto::op::DfRemoveRequest>(df_remove::df_remove(server, r).await)
+            plain::<DfRemoveRequest>(df_remove::df_remove(state, r).await)
         }
-        R::DfList(r) => plain::<pvfs2_proto::op::DfListRequest>(df_list::df_list(server, r).await),
+        R::DfList(r) => plain::<DfListRequest>(df_list::df_list(state, r).await),
         R::IoStatfs(_) => {
-            plain::<pvfs2_proto::op::IoStatfsRequest>(io_statfs::io_statfs(server).await)
+            plain::<IoStatfsRequest>(io_statfs::io_statfs(state).await)
         }
         other => Err(PvfsError::new(
             ErrorCode::NotSupported,
             format!(
                 "I/O server '{}' does not take {}: that is a metadata server's operation",
-                server.alias(),
+                state.alias(),
                 other.op().name()
             ),
         )),
@@ -80,6 +63,6 @@ pub async fn dispatch(server: &Arc<IoServer>, op: OpRequest, body: Body) -> Answ
 }
 
 /// An answer without body.
-fn plain<M: OpMessage>(result: Result<M::Response>) -> Answer {
-    result.map(|response| (M::wrap_response(response), OutBody::Empty))
+fn plain<M: OpMessage>(result: Result<M::Response>) -> Result<Answer> {
+    result.map(|response| Answer::new(M::wrap_response(response)))
 }

@@ -1,0 +1,186 @@
+//! What the operations share: the bstreams, the range of datahandles, buffers, locks, tombstones, and
+//! the way to the blocking pool.
+//!
+//! Shared by all event loops (`Send + Sync`). Invariants: a handle outside this server's range never
+//! reaches Trove; a handle with a tombstone is never written; nothing here waits, except in the
+//! closures given to [`IoState::begin_blocking`].
+use crate::locks::DatafileLocks;
+use crate::server::IoConfig;
+use crate::tombstones::Tombstones;
+use pvfs2_bmi::buf::{BufPool, PooledBuf};
+use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
+use pvfs2_proto::{ErrorCode, Handle, HandleRange, PvfsError, Result};
+use pvfs2_server_core::metrics::Metrics;
+use pvfs2_trove::Bstreams;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+/// Warm buffers of 256 KiB that are kept: 16 MiB.
+const SMALL_KEPT: usize = 64;
+/// Warm buffers of 1 MiB that are kept: 32 MiB.
+const LARGE_KEPT: usize = 32;
+
+/// What the operations share; see the head of this file.
+pub struct IoState {
+    config: IoConfig,
+    range: HandleRange,
+    locks: DatafileLocks,
+    tombstones: Tombstones,
+    small: Arc<BufPool>,
+    large: Arc<BufPool>,
+}
+
+impl IoState {
+    /// State for the server that `config` names.
+    ///
+    /// # Errors
+    /// `Invalid` when the cluster file gives that server no range of datahandles.
+    pub(crate) fn new(config: IoConfig) -> Result<IoState> {
+        let entry = config.map.server(config.server_id);
+        let range = entry.and_then(|e| e.io_range).ok_or_else(|| {
+            PvfsError::new(
+                ErrorCode::Invalid,
+                format!(
+                    "server '{}' has no range of datahandles in the cluster file: give it the \
+                     role 'io'",
+                    config.map.alias(config.server_id)
+                ),
+            )
+        })?;
+        Ok(IoState {
+            range,
+            locks: DatafileLocks::default(),
+            tombstones: Tombstones::new(config.handle_recycle_ms),
+            small: BufPool::new(FLOW_BUFFER_BYTES, SMALL_KEPT),
+            large: BufPool::new(BODY_MAX, LARGE_KEPT),
+            config,
+        })
+    }
+
+    /// How the server was set up.
+    pub fn config(&self) -> &IoConfig {
+        &self.config
+    }
+    /// The datafiles.
+    pub fn bstreams(&self) -> &Arc<Bstreams> {
+        &self.config.bstreams
+    }
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.config.metrics
+    }
+    /// Exclusion of writers.
+    pub fn locks(&self) -> &DatafileLocks {
+        &self.locks
+    }
+    /// The removed handles.
+    pub fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
+    }
+    /// The server's alias, for messages.
+    pub fn alias(&self) -> &str {
+        self.config.map.alias(self.config.server_id)
+    }
+
+    /// A warm buffer of `len` bytes with arbitrary contents.
+    pub fn take_buf(&self, len: usize) -> PooledBuf {
+        if len <= FLOW_BUFFER_BYTES { self.small.take(len) } else { self.large.take(len) }
+    }
+
+    /// The handle, if it is one of this server's.
+    ///
+    /// # Errors
+    /// `Stale` otherwise.
+    pub fn own(&self, raw: u64) -> Result<Handle> {
+        let handle = Handle(raw);
+        if self.range.contains(handle) {
+            return Ok(handle);
+        }
+        Err(PvfsError::new(
+            ErrorCode::Stale,
+            format!(
+                "datahandle {handle} is none of I/O server '{}', which has {:016x} to {:016x}: \
+                 compare the client's map with the cluster file",
+                self.alias(),
+                self.range.first,
+                self.range.last
+            ),
+        ))
+    }
+
+    /// The handle, if it is one of this server's and was not removed lately: for everything that
+    /// may make a datafile. Ask again under the datafile's lock before writing.
+    ///
+    /// # Errors
+    /// `Stale` otherwise.
+    pub fn own_live(&self, raw: u64) -> Result<Handle> {
+        let handle = self.own(raw)?;
+        self.check_live(handle)?;
+        Ok(handle)
+    }
+
+    /// That the datafile was not removed lately.
+    ///
+    /// # Errors
+    /// `Stale` otherwise.
+    pub fn check_live(&self, handle: Handle) -> Result<()> {
+        if self.tombstones.contains(handle) {
+            return Err(PvfsError::new(
+                ErrorCode::Stale,
+                format!(
+                    "datafile {handle} on I/O server '{}' has been removed together with its file",
+                    self.alias()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses later writes to `handle` for the time of its recycling.
+    pub fn bury(&self, handle: Handle) {
+        self.tombstones.add(handle, self.config.env.now_ns());
+    }
+
+    /// Runs what may wait for the disk in the blocking pool (in a simulation: at once) and waits.
+    ///
+    /// # Errors
+    /// Those of `work`; `Io` when the pool has ended or `work` panicked.
+    ///
+    /// # Cancel safety
+    /// The work goes on when the future is dropped.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.begin_blocking(work).await
+    }
+
+    /// As [`IoState::blocking`], but the work has begun when this returns.
+    pub fn begin_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> impl Future<Output = Result<T>> + 'static {
+        let running = if self.config.inline {
+            Running::Ended(work())
+        } else {
+            Running::Pool(tokio::task::spawn_blocking(work))
+        };
+        async move {
+            match running {
+                Running::Ended(result) => result,
+                Running::Pool(handle) => handle.await.unwrap_or_else(|e| {
+                    Err(PvfsError::new(
+                        ErrorCode::Io,
+                        format!("the I/O server's blocking pool lost the request: {e}"),
+                    ))
+                }),
+            }
+        }
+    }
+}
+
+enum Running<T> {
+    Ended(Result<T>),
+    Pool(JoinHandle<Result<T>>),
+}
