@@ -365,11 +365,24 @@ impl Shared {
         matches!(sys_mount::mount_at(&self.target), Ok(Some(e)) if e.dev == self.dev)
     }
 
-    /// Unmounts by the book, asking again while files are open, then lazily.
+    fn abort(&self) {
+        tracing::warn!(target = %self.target.display(), "still in use: cutting the mount off");
+        if let Err(e) = sys_mount::abort(&self.dev, &self.target) {
+            tracing::warn!(target = %self.target.display(), "cannot abort the connection: {e}");
+        }
+    }
+
+    /// Unmounts by the book, asking again while files are open. Then writes dirty pages back, cuts
+    /// the mount off (only while it is in the tree can it be cut off everywhere), and takes it away.
     fn unmount(&self) {
         let deadline = Instant::now() + BUSY_PATIENCE;
+        let mut lazy = false;
         while self.is_mounted() {
-            let lazy = Instant::now() >= deadline;
+            if !lazy && Instant::now() >= deadline {
+                lazy = true;
+                let _ = sys_mount::write_back(&self.target);
+                self.abort();
+            }
             match sys_mount::unmount(&self.target, lazy, self.by_helper) {
                 Ok(()) => {}
                 Err(_) if !lazy => std::thread::sleep(Duration::from_millis(50)),
@@ -399,7 +412,7 @@ impl MountHandle {
     }
 
     /// Unmounts and waits for the event loops. Files that are still open keep an unmount waiting
-    /// for a moment; then the mount leaves the tree at once, and what still uses it gets errors.
+    /// for a moment; then the mount is cut off and taken away, and what still uses it gets errors.
     /// Comes back whatever the servers do. A second call is harmless.
     pub fn unmount(&self) {
         if !self.has_ended() {
@@ -410,11 +423,15 @@ impl MountHandle {
                 let _ = done.send(());
             });
             let in_time = thread.is_some() && is_done.recv_timeout(UMOUNT_PATIENCE).is_ok();
-            if !in_time || !self.shared.wait_ended(Some(LOOPS_PATIENCE)) {
-                self.abort();
-                if !in_time {
-                    // With the connection gone, what held the umount up fails at once.
-                    let _ = is_done.recv_timeout(LOOPS_PATIENCE);
+            if !in_time {
+                // With the connection gone, what held the umount up fails at once.
+                self.shared.abort();
+                let _ = is_done.recv_timeout(LOOPS_PATIENCE);
+            }
+            if !self.shared.wait_ended(Some(LOOPS_PATIENCE)) {
+                self.shared.abort();
+                if !self.shared.wait_ended(Some(LOOPS_PATIENCE)) {
+                    tracing::warn!(target = %self.target().display(), "event loops are left behind");
                 }
             }
         }
@@ -422,17 +439,6 @@ impl MountHandle {
             if let Some(thread) = self.notify_thread.lock().take() {
                 let _ = thread.join();
             }
-        }
-    }
-
-    fn abort(&self) {
-        let target = &self.shared.target;
-        tracing::warn!(target = %target.display(), "files are still open: cutting the mount off");
-        if let Err(e) = sys_mount::abort(&self.shared.dev, target) {
-            tracing::warn!(target = %target.display(), "cannot abort the mount's connection: {e}");
-        }
-        if !self.shared.wait_ended(Some(LOOPS_PATIENCE)) {
-            tracing::warn!(target = %target.display(), "event loops are left behind");
         }
     }
 }

@@ -218,6 +218,19 @@ pub fn unmount(target: &Path, lazy: bool, by_helper: bool) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(Errno::BUSY.raw_os_error()))
 }
 
+/// Writes back what programs changed through mappings. May wait for servers.
+///
+/// # Errors
+/// Those of open(2) and syncfs(2).
+pub fn write_back(target: &Path) -> io::Result<()> {
+    let root = rustix::fs::open(
+        target,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    Ok(rustix::fs::syncfs(root)?)
+}
+
 /// Ends the connection of the mount `dev`: every request that waits, and all that follow, fail.
 ///
 /// # Errors
