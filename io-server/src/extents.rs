@@ -82,7 +82,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn list(pairs: &[(u64, u64)]) -> Vec<PhysicalExtent> {
-        pairs.iter().map(|&(physical_offset, len)| PhysicalExtent { physical_offset, len }).collect()
+        pairs
+            .iter()
+            .map(|&(physical_offset, len)| PhysicalExtent { physical_offset, len })
+            .collect()
     }
 
     #[test]

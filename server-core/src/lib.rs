@@ -1,4 +1,16 @@
 //! What metadata servers and I/O servers share.
 //!
+//! - [`management`]: status, counters, parameters and drain for tools and Prometheus
 //! - [`metrics`]: counters and latency histograms per operation
+//! - [`peer`]: a server as a client of others
+//! - [`prelude`]: access checks
+//! - [`scheduler`]: readers share, writers exclude, per handle
+//! - [`service`]: from the network to an operation
+//! - [`session`]: the session table with slots and kept replies
+pub mod management;
 pub mod metrics;
+pub mod peer;
+pub mod prelude;
+pub mod scheduler;
+pub mod service;
+pub mod session;

@@ -28,9 +28,7 @@ pub async fn io_read(state: &Arc<IoState>, req: IoReadRequest) -> Result<Answer>
     let mut reading = Reading::new(datahandle, req.extents, total);
     if !reading.run(state, Mode::Cached)? {
         let pool = state.clone();
-        reading = state
-            .blocking(move || reading.run(&pool, Mode::Cold).map(|_| reading))
-            .await?;
+        reading = state.blocking(move || reading.run(&pool, Mode::Cold).map(|_| reading)).await?;
     }
     let (response, body, sent) = reading.finish();
     state.metrics().add_bytes_out(Op::IoRead, sent);

@@ -32,25 +32,17 @@ pub async fn dispatch(state: &Arc<IoState>, op: OpRequest, body: Body) -> Result
     use OpRequest as R;
     match op {
         R::IoRead(r) => io_read::io_read(state, r).await,
-        R::IoWrite(r) => plain::<IoWriteRequest>(
-            io_write::io_write(state, r, body).await,
-        ),
+        R::IoWrite(r) => plain::<IoWriteRequest>(io_write::io_write(state, r, body).await),
         R::DfStat(r) => plain::<DfStatRequest>(df_stat::df_stat(state, &r)),
-        R::DfTruncate(r) => plain::<DfTruncateRequest>(
-            df_truncate::df_truncate(state, r).await,
-        ),
-        R::DfFallocate(r) => plain::<DfFallocateRequest>(
-            df_fallocate::df_fallocate(state, r).await,
-        ),
+        R::DfTruncate(r) => plain::<DfTruncateRequest>(df_truncate::df_truncate(state, r).await),
+        R::DfFallocate(r) => {
+            plain::<DfFallocateRequest>(df_fallocate::df_fallocate(state, r).await)
+        }
         R::DfMap(r) => plain::<DfMapRequest>(df_map::df_map(state, &r)),
         R::DfSync(r) => plain::<DfSyncRequest>(df_sync::df_sync(state, r).await),
-        R::DfRemove(r) => {
-            plain::<DfRemoveRequest>(df_remove::df_remove(state, r).await)
-        }
+        R::DfRemove(r) => plain::<DfRemoveRequest>(df_remove::df_remove(state, r).await),
         R::DfList(r) => plain::<DfListRequest>(df_list::df_list(state, r).await),
-        R::IoStatfs(_) => {
-            plain::<IoStatfsRequest>(io_statfs::io_statfs(state).await)
-        }
+        R::IoStatfs(_) => plain::<IoStatfsRequest>(io_statfs::io_statfs(state).await),
         other => Err(PvfsError::new(
             ErrorCode::NotSupported,
             format!(
