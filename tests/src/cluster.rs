@@ -85,6 +85,13 @@ pub struct Server {
     child: Option<Child>,
 }
 
+impl Server {
+    /// Its process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+}
+
 /// The servers.
 pub struct Cluster {
     /// Metadata servers first.
@@ -240,9 +247,11 @@ impl Cluster {
     /// of `proto::handle`.
     pub fn datafile(&self, i: usize, metahandle: u64) -> PathBuf {
         let io = self.servers[i].io_range.expect("an I/O server");
-        let metas: Vec<HandleRange> = self.file.servers.iter().filter_map(|s| s.meta_range).collect();
+        let metas: Vec<HandleRange> =
+            self.file.servers.iter().filter_map(|s| s.meta_range).collect();
         let index = metas.iter().position(|r| r.contains(Handle(metahandle))).expect("metahandle");
-        let name = pvfs2_proto::handle::datahandle(&io, index as u32, &metas[index], Handle(metahandle));
+        let name =
+            pvfs2_proto::handle::datahandle(&io, index as u32, &metas[index], Handle(metahandle));
         let raw = name.expect("in range").0;
         self.servers[i].storage.join(format!("bstreams/{:02x}/{raw:016x}", raw & 0xff))
     }
@@ -298,9 +307,8 @@ pub fn pid(child: &Child) -> Pid {
 
 /// Lets the kernel end the child when the thread that started it ends.
 pub fn die_with_parent(command: &mut Command) {
-    let set = || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into)
-    };
+    let set =
+        || rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
     // SAFETY: between fork and exec the closure makes one system call (prctl) and touches no memory
     // that another thread could hold locked.
     unsafe { command.pre_exec(set) };
@@ -330,10 +338,8 @@ fn generate(spec: &Spec, dir: &Path) -> File {
             }
         })
         .collect();
-    let mut defaults = pvfs2_config::Defaults {
-        small_file_bytes: spec.small_file_bytes,
-        ..Default::default()
-    };
+    let mut defaults =
+        pvfs2_config::Defaults { small_file_bytes: spec.small_file_bytes, ..Default::default() };
     defaults.dist = Dist::simple_stripe(spec.strip_size_bytes);
     let timeouts = pvfs2_config::Timeouts {
         lease_ms: spec.lease_ms,

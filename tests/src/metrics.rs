@@ -35,7 +35,11 @@ impl Counters {
 
     /// Requests of `op` by server, without those that had none.
     pub fn by_server(&self, op: &str) -> BTreeMap<String, u64> {
-        self.0.iter().filter(|((_, o), n)| o == op && **n > 0).map(|((s, _), n)| (s.clone(), *n)).collect()
+        self.0
+            .iter()
+            .filter(|((_, o), n)| o == op && **n > 0)
+            .map(|((s, _), n)| (s.clone(), *n))
+            .collect()
     }
 
     /// Requests of all operations, without those that keep sessions alive and are not asked by any
@@ -66,7 +70,8 @@ pub fn http_get(url: &str, path: &str) -> String {
     let host = url.strip_prefix("http://").expect("an http url").trim_end_matches('/');
     let mut stream = TcpStream::connect(host).expect("connect to a management service");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("ask");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+        .expect("ask");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("answer");
     let text = String::from_utf8_lossy(&answer).into_owned();

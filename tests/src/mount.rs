@@ -69,7 +69,9 @@ impl Mount {
         let out = umount.wait_with_output().expect("umount's output");
         match status {
             None => return Err(format!("umount did not end within {limit:?}")),
-            Some(s) if !s.success() => return Err(String::from_utf8_lossy(&out.stderr).into_owned()),
+            Some(s) if !s.success() => {
+                return Err(String::from_utf8_lossy(&out.stderr).into_owned());
+            }
             Some(_) => {}
         }
         let Some(mut child) = self.child.take() else { return Ok(()) };
@@ -78,6 +80,13 @@ impl Mount {
             return Err(format!("the mount's process did not end within {limit:?}"));
         }
         Ok(())
+    }
+
+    /// Kills the mount's process with SIGKILL: whoever waits on the mount gets an error at once.
+    pub fn kill(&self) {
+        if let Some(child) = &self.child {
+            let _ = kill_process(pid(child), Signal::KILL);
+        }
     }
 
     /// Sends SIGTERM to the mount's process; whether it unmounted and ended well within `limit`.
@@ -97,7 +106,11 @@ impl Drop for Mount {
         if std::thread::panicking() {
             let text = std::fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<&str> = text.lines().rev().take(15).collect();
-            eprintln!("--- {}\n{}", self.log.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "--- {}\n{}",
+                self.log.display(),
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
         let _ = Command::new("umount").args(["-l"]).arg(&self.dir).stderr(Stdio::null()).status();
         if let Some(mut child) = self.child.take()

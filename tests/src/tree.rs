@@ -8,9 +8,9 @@ pub const FILES: usize = 5_000;
 
 /// Packs the tree into `dir/tree.tar` and returns the path, or why it cannot.
 pub fn pack(dir: &Path) -> Result<PathBuf, String> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo"))
-    });
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo")));
     let root = home.ok_or("neither CARGO_HOME nor HOME is set")?.join("registry/src");
     let mut files = Vec::new();
     walk(&root, &mut files);

@@ -23,7 +23,11 @@ pub fn a_create_is_one_request() {
     fs::create_dir(mount.path("d")).unwrap();
     let made = cost(&cluster, || {
         for i in 0..FILES {
-            let file = fs::OpenOptions::new().write(true).create_new(true).open(mount.path(&format!("d/{i}"))).unwrap();
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(mount.path(&format!("d/{i}")))
+                .unwrap();
             drop(file);
         }
     });
@@ -31,7 +35,8 @@ pub fn a_create_is_one_request() {
     // The kernel looks a new name up before it creates it; closes travel together.
     assert!(made.of("lookup") <= FILES, "{made:?}");
     assert!(made.work() - made.of("release") <= 2 * FILES, "{made:?}");
-    let io: u64 = ["io_write", "io_read", "df_stat", "df_truncate"].iter().map(|op| made.of(op)).sum();
+    let io: u64 =
+        ["io_write", "io_read", "df_stat", "df_truncate"].iter().map(|op| made.of(op)).sum();
     assert_eq!(io, 0, "a create asks no I/O server: {made:?}");
 }
 
@@ -66,9 +71,16 @@ pub fn open_read_close_of_a_small_file_is_at_most_two() {
 pub fn one_mebibyte_over_four_servers_is_one_request_to_each() {
     const MIB: usize = 1 << 20;
     let (cluster, mount) = start();
-    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(mount.path("f")).unwrap();
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(mount.path("f"))
+        .unwrap();
     let first = cost(&cluster, || file.write_all_at(&pattern::bytes(5, 0, MIB), 0).unwrap());
-    let each = |c: &pvfs2_tests::metrics::Counters, op: &str| c.by_server(op).into_values().collect::<Vec<_>>();
+    let each = |c: &pvfs2_tests::metrics::Counters, op: &str| {
+        c.by_server(op).into_values().collect::<Vec<_>>()
+    };
     assert_eq!(each(&first, "io_write"), [1, 1, 1, 1], "first write: {first:?}");
     for round in 1..4u64 {
         let at = round * MIB as u64;
@@ -79,17 +91,22 @@ pub fn one_mebibyte_over_four_servers_is_one_request_to_each() {
     drop(file);
     // Read by a client without pages, with O_DIRECT, so that one call is one request to the mount.
     let reader = cluster.mount("acache-ms=60000,ncache-ms=60000");
-    let file = rustix::fs::open(reader.path("f"), rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECT, rustix::fs::Mode::empty()).unwrap();
+    let file = rustix::fs::open(
+        reader.path("f"),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECT,
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
     let file = fs::File::from(file);
-    let mut buf = pvfs2_aligned(MIB);
-    let read = cost(&cluster, || file.read_exact_at(&mut buf, MIB as u64).unwrap());
-    assert_eq!(pattern::differs(5, MIB as u64, &buf), None);
+    let buf = aligned(MIB);
+    let read = cost(&cluster, || file.read_exact_at(buf, MIB as u64).unwrap());
+    assert_eq!(pattern::differs(5, MIB as u64, buf), None);
     assert_eq!(each(&read, "io_read"), [1, 1, 1, 1], "{read:?}");
 }
 
 /// A buffer as O_DIRECT wants it: large allocations are page-aligned plus a small header, so one page
 /// more is taken and the aligned part leaked for the length of the test.
-fn pvfs2_aligned(len: usize) -> &'static mut [u8] {
+fn aligned(len: usize) -> &'static mut [u8] {
     let raw = Box::leak(vec![0u8; len + 4096].into_boxed_slice());
     let skip = raw.as_ptr().align_offset(4096);
     &mut raw[skip..skip + len]
@@ -107,7 +124,9 @@ pub fn removal_and_rename_are_one_request() {
         }
     });
     assert_eq!(renamed.of("rename"), FILES, "{renamed:?}");
-    let removed = cost(&cluster, || (0..FILES).for_each(|i| fs::remove_file(mount.path(&format!("g{i}"))).unwrap()));
+    let removed = cost(&cluster, || {
+        (0..FILES).for_each(|i| fs::remove_file(mount.path(&format!("g{i}"))).unwrap())
+    });
     assert_eq!(removed.of("unlink"), FILES, "{removed:?}");
     assert!(removed.work() <= 2 * FILES + 5, "{removed:?}");
 }

@@ -45,9 +45,15 @@ pub fn a_waiting_process_can_be_killed() {
             let took = begin.elapsed();
             cluster.freeze(false);
             assert!(waits, "'{script}' ended although no server answers: {ended:?}");
-            assert!(gone && took <= Duration::from_millis(1_100), "'{script}' ({options}) died after {took:?}");
+            assert!(
+                gone && took <= Duration::from_millis(1_100),
+                "'{script}' ({options}) died after {took:?}"
+            );
             // The mount lives on.
-            assert!(within(secs(20), || fs::metadata(reader.path("large")).is_ok()), "after '{script}'");
+            assert!(
+                within(secs(20), || fs::metadata(reader.path("large")).is_ok()),
+                "after '{script}'"
+            );
             fs::write(mount.path("small"), "small").unwrap();
         }
     }

@@ -28,13 +28,20 @@ fn write_pattern(path: &Path, seed: u64, size: u64) -> u64 {
 }
 
 /// The I/O servers that hold datafiles 0..n of a file, found by the first byte of strip d.
-fn servers_in_order(cluster: &Cluster, ino: u64, n: usize, first_of: impl Fn(usize) -> Vec<u8>) -> Vec<usize> {
-    let holding: Vec<usize> = cluster.io_servers().filter(|&i| cluster.datafile(i, ino).exists()).collect();
+fn servers_in_order(
+    cluster: &Cluster,
+    ino: u64,
+    n: usize,
+    first_of: impl Fn(usize) -> Vec<u8>,
+) -> Vec<usize> {
+    let holding: Vec<usize> =
+        cluster.io_servers().filter(|&i| cluster.datafile(i, ino).exists()).collect();
     assert_eq!(holding.len(), n, "datafiles of a file over {n} servers");
     (0..n)
         .map(|d| {
             let want = first_of(d);
-            let starts = |i: &&usize| fs::read(cluster.datafile(**i, ino)).unwrap().starts_with(&want);
+            let starts =
+                |i: &&usize| fs::read(cluster.datafile(**i, ino)).unwrap().starts_with(&want);
             *holding.iter().find(starts).unwrap_or_else(|| panic!("no server holds datafile {d}"))
         })
         .collect()
@@ -43,7 +50,9 @@ fn servers_in_order(cluster: &Cluster, ino: u64, n: usize, first_of: impl Fn(usi
 pub fn strip_i_lies_on_datafile_i_mod_n() {
     let cluster = Cluster::start(Spec { small_file_bytes: SMALL, ..Spec::default() });
     let mount = cluster.mount("");
-    for (n, strip) in [(1, 65_536u64), (2, 4_096), (3, 16_384), (4, 65_536), (4, 10_000), (3, 1_048_576)] {
+    for (n, strip) in
+        [(1, 65_536u64), (2, 4_096), (3, 16_384), (4, 65_536), (4, 10_000), (3, 1_048_576)]
+    {
         let dir = mount.path(&format!("n{n}-s{strip}"));
         fs::create_dir(&dir).unwrap();
         set_xattr(&dir, "user.pvfs2.num_dfiles", &n.to_string());
@@ -52,7 +61,8 @@ pub fn strip_i_lies_on_datafile_i_mod_n() {
         let (seed, size) = (strip + n as u64, strip * 11 + strip / 3 + 5);
         let path = dir.join("file");
         let ino = write_pattern(&path, seed, size);
-        let order = servers_in_order(&cluster, ino, n, |d| pattern::bytes(seed, d as u64 * strip, 64));
+        let order =
+            servers_in_order(&cluster, ino, n, |d| pattern::bytes(seed, d as u64 * strip, 64));
         // By the issue's own rule, not by the product's code.
         for (d, server) in order.iter().enumerate() {
             let mut want = Vec::new();
@@ -107,7 +117,11 @@ pub fn other_distributions_lie_where_they_say() {
                 let logical = dist.logical_of(4, d as u32, at).unwrap();
                 let piece = dist.locate(4, logical).contiguous_bytes.min(got.len() as u64 - at);
                 let bytes = &got[at as usize..(at + piece) as usize];
-                assert_eq!(pattern::differs(seed, logical, bytes), None, "{name}: datafile {d} at {at}");
+                assert_eq!(
+                    pattern::differs(seed, logical, bytes),
+                    None,
+                    "{name}: datafile {d} at {at}"
+                );
                 at += piece;
             }
         }

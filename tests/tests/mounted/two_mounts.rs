@@ -29,10 +29,14 @@ fn changes(a: &Mount, b: &Mount, seen: impl Fn(&str, &dyn Fn() -> bool)) {
     seen("mkdir", &|| b.path("d").is_dir());
     fs::write(a.path("d/x"), "x").unwrap();
     seen("create in it", &|| read("d/x").as_deref() == Some(b"x"));
-    let names = || fs::read_dir(b.path("")).unwrap().map(|e| e.unwrap().file_name()).collect::<BTreeSet<_>>();
+    let names = || {
+        fs::read_dir(b.path("")).unwrap().map(|e| e.unwrap().file_name()).collect::<BTreeSet<_>>()
+    };
     seen("listing", &|| names() == BTreeSet::from(["d".into(), "g".into()]));
     fs::set_permissions(a.path("g"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let mode = || std::os::unix::fs::PermissionsExt::mode(&fs::metadata(b.path("g")).unwrap().permissions());
+    let mode = || {
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(b.path("g")).unwrap().permissions())
+    };
     seen("chmod", &|| mode() & 0o777 == 0o600);
     fs::hard_link(a.path("g"), a.path("h")).unwrap();
     let links = || std::os::unix::fs::MetadataExt::nlink(&fs::metadata(b.path("g")).unwrap());
@@ -50,7 +54,8 @@ fn changes(a: &Mount, b: &Mount, seen: impl Fn(&str, &dyn Fn() -> bool)) {
 pub fn without_caches_changes_are_seen_at_once() {
     let cluster = Cluster::start(Spec::default());
     let (a, b) = (cluster.mount(NO_CACHES), cluster.mount(NO_CACHES));
-    let at_once = |what: &str, check: &dyn Fn() -> bool| assert!(check(), "{what} is not seen at once");
+    let at_once =
+        |what: &str, check: &dyn Fn() -> bool| assert!(check(), "{what} is not seen at once");
     changes(&a, &b, at_once);
     changes(&b, &a, at_once);
 }
@@ -76,20 +81,32 @@ pub fn appended_records_are_all_there() {
                 s.spawn(move || {
                     let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
                     for n in 0..RECORDS {
-                        assert_eq!(file.write(record(who, n).as_bytes()).unwrap(), record(who, n).len());
+                        assert_eq!(
+                            file.write(record(who, n).as_bytes()).unwrap(),
+                            record(who, n).len()
+                        );
                     }
                 });
             }
         });
         for mount in &mounts {
-            let want: usize = (0..2).flat_map(|w| (0..RECORDS).map(move |n| (w, n))).map(|(w, n)| record(w, n).len()).sum();
-            until(secs(3), "the size is known", || fs::metadata(mount.path(&name)).unwrap().len() == want as u64);
+            let want: usize = (0..2)
+                .flat_map(|w| (0..RECORDS).map(move |n| (w, n)))
+                .map(|(w, n)| record(w, n).len())
+                .sum();
+            until(secs(3), "the size is known", || {
+                fs::metadata(mount.path(&name)).unwrap().len() == want as u64
+            });
             let text = fs::read_to_string(mount.path(&name)).unwrap();
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 2 * RECORDS, "records");
             for who in 0..2 {
                 // Each writer's records in its own order, whole.
-                let own: Vec<String> = lines.iter().filter(|l| l.starts_with(&format!("{who}:"))).map(|l| format!("{l}\n")).collect();
+                let own: Vec<String> = lines
+                    .iter()
+                    .filter(|l| l.starts_with(&format!("{who}:")))
+                    .map(|l| format!("{l}\n"))
+                    .collect();
                 let all: Vec<String> = (0..RECORDS).map(|n| record(who, n)).collect();
                 assert!(own == all, "records of writer {who} with options '{options}'");
             }
@@ -103,9 +120,17 @@ pub fn exclusive_create_has_one_winner() {
     let wins: Vec<Vec<bool>> = std::thread::scope(|s| {
         let run = |m: &Mount| {
             let dir = m.dir.clone();
-            move || (0..200).map(|i| {
-                OpenOptions::new().write(true).create_new(true).open(dir.join(format!("x{i}"))).is_ok()
-            }).collect::<Vec<_>>()
+            move || {
+                (0..200)
+                    .map(|i| {
+                        OpenOptions::new()
+                            .write(true)
+                            .create_new(true)
+                            .open(dir.join(format!("x{i}")))
+                            .is_ok()
+                    })
+                    .collect::<Vec<_>>()
+            }
         };
         let handles: Vec<_> = mounts.iter().map(|m| s.spawn(run(m))).collect();
         handles.into_iter().map(|h| h.join().unwrap()).collect()
