@@ -7,8 +7,7 @@
 use crate::locks::DatafileLocks;
 use crate::server::IoConfig;
 use crate::tombstones::Tombstones;
-use pvfs2_bmi::buf::{BufPool, PooledBuf};
-use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
+use pvfs2_bmi::buf::{PooledBuf, Pools};
 use pvfs2_proto::{ErrorCode, Handle, HandleRange, PvfsError, Result};
 use pvfs2_server_core::metrics::Metrics;
 use pvfs2_trove::Bstreams;
@@ -16,19 +15,13 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// Warm buffers of 256 KiB that are kept: 16 MiB.
-const SMALL_KEPT: usize = 64;
-/// Warm buffers of 1 MiB that are kept: 32 MiB.
-const LARGE_KEPT: usize = 32;
-
 /// What the operations share; see the head of this file.
 pub struct IoState {
     config: IoConfig,
     range: HandleRange,
     locks: DatafileLocks,
     tombstones: Tombstones,
-    small: Arc<BufPool>,
-    large: Arc<BufPool>,
+    pools: Pools,
 }
 
 impl IoState {
@@ -52,8 +45,7 @@ impl IoState {
             range,
             locks: DatafileLocks::default(),
             tombstones: Tombstones::new(config.handle_recycle_ms),
-            small: BufPool::new(FLOW_BUFFER_BYTES, SMALL_KEPT),
-            large: BufPool::new(BODY_MAX, LARGE_KEPT),
+            pools: Pools::new(),
             config,
         })
     }
@@ -85,7 +77,7 @@ impl IoState {
 
     /// A warm buffer of `len` bytes with arbitrary contents.
     pub fn take_buf(&self, len: usize) -> PooledBuf {
-        if len <= FLOW_BUFFER_BYTES { self.small.take(len) } else { self.large.take(len) }
+        self.pools.take(len)
     }
 
     /// The handle, if it is one of this server's.
