@@ -95,11 +95,12 @@ fn round(spec: &Spec, victims: Victims, seed: u64, tar: &Path, plain: &Path) {
             pause(200, 1_200);
             status = status.or_else(|| tar.try_wait().unwrap());
             if begin.elapsed() > secs(420) {
-                mount.kill(); // so that the writer above ends too
+                mount.kill(); // so that the writer above and tar end too
+                let _ = tar.wait();
                 panic!("seed {seed}: no end after {kills} kills");
             }
         }
-        assert!(status.is_some_and(|s| s.success()), "seed {seed}: tar ended with {status:?}");
+        assert!(tar.wait().unwrap().success(), "seed {seed}: tar ended with {status:?}");
     });
     println!("    seed {seed}: {kills} kills, {:.1} s", begin.elapsed().as_secs_f64());
     check(&cluster, seed, plain, &[&mount, &cluster.mount("hard")]);
@@ -116,7 +117,7 @@ fn write_large(path: &Path, seed: u64) {
         file.write_all_at(&pattern::bytes(seed, at, len), at)
             .unwrap_or_else(|e| panic!("seed {seed}: write at {at}: {e}"));
         at += len as u64;
-        if random.next_u64() % 16 == 0 {
+        if random.next_u64().is_multiple_of(16) {
             let (from, mut buf) = (random.next_u64() % at, [0; 5000]);
             let n = file
                 .read_at(&mut buf, from)
