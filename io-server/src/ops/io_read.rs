@@ -16,7 +16,7 @@ use crate::state::IoState;
 use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::service::OutBody;
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
-use pvfs2_proto::op::{IoReadRequest, IoReadResponse, Op, OpResponse, PhysicalExtent};
+use pvfs2_proto::op::{IoReadRequest, IoReadResponse, OpResponse, PhysicalExtent};
 use pvfs2_proto::{Handle, Result};
 use pvfs2_server_core::service::Answer;
 use std::sync::Arc;
@@ -30,8 +30,7 @@ pub async fn io_read(state: &Arc<IoState>, req: IoReadRequest) -> Result<Answer>
         let pool = state.clone();
         reading = state.blocking(move || reading.run(&pool, Mode::Cold).map(|_| reading)).await?;
     }
-    let (response, body, sent) = reading.finish();
-    state.metrics().add_bytes_out(Op::IoRead, sent);
+    let (response, body) = reading.finish();
     Ok(Answer::with_body(OpResponse::IoRead(response), body))
 }
 
@@ -124,8 +123,7 @@ impl Reading {
         }
     }
 
-    fn finish(mut self) -> (IoReadResponse, OutBody, u64) {
-        let sent = self.got.iter().sum();
+    fn finish(mut self) -> (IoReadResponse, OutBody) {
         let whole = self.got.iter().zip(&self.extents).all(|(got, e)| *got == e.len);
         let got = if whole { Vec::new() } else { self.got };
         match self.pieces.last_mut() {
@@ -137,6 +135,6 @@ impl Reading {
             1 => self.pieces.pop().map_or(OutBody::Empty, OutBody::Pooled),
             _ => OutBody::Pieces(self.pieces),
         };
-        (IoReadResponse { got }, body, sent)
+        (IoReadResponse { got }, body)
     }
 }

@@ -36,9 +36,13 @@ pub async fn io_write(
             return Err(mismatch(bytes.len() as u64, total));
         }
         Body::Whole(bytes) => write_piece(state, datahandle, &mut place, &bytes)?,
-        Body::Flow(flow) => write_flow(state, datahandle, &mut place, flow, total).await?,
+        Body::Flow(flow) => {
+            let mtime_ns = write_flow(state, datahandle, &mut place, flow, total).await?;
+            // `server-core` counts bodies in one frame.
+            state.metrics().add_bytes_in(Op::IoWrite, total);
+            mtime_ns
+        }
     };
-    state.metrics().add_bytes_in(Op::IoWrite, total);
     Ok(IoWriteResponse { mtime_ns })
 }
 

@@ -148,7 +148,7 @@ proptest! {
             let _ = r.raw(write.into_request(), flow(&body, 7, None));
             let hole = DfFallocateRequest { datahandle: h, extents: list(&extents), punch };
             let _ = r.raw(hole.into_request(), Body::Empty);
-            let _ = r.truncate(h, raw >> 20, punch);
+            let _ = r.truncate(h, raw >> 44, punch);
         });
     }
 }
