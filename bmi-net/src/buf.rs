@@ -1,6 +1,7 @@
 //! Pooled buffers: warm memory for bodies, reused so that nothing per request allocates cold pages
 //! (a cold copy costs 150 ms/GB, a warm one 30).
 use parking_lot::Mutex;
+use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -24,6 +25,38 @@ impl BufPool {
         }
         let data = self.free.lock().pop().unwrap_or_else(|| vec![0; self.size].into_boxed_slice());
         PooledBuf { data, len, pool: Some(self.clone()) }
+    }
+}
+
+/// Pools of the sizes that bodies come in, shared by all connections of a server loop.
+#[derive(Clone)]
+pub struct Pools {
+    by_size: [Arc<BufPool>; 3],
+}
+
+impl Pools {
+    /// Empty pools that keep a bounded amount of memory.
+    pub fn new() -> Pools {
+        let pool = |size: usize, keep_bytes: usize| BufPool::new(size, keep_bytes / size);
+        Pools {
+            by_size: [
+                pool(16 << 10, 4 << 20),
+                pool(FLOW_BUFFER_BYTES, 16 << 20),
+                pool(BODY_MAX, 32 << 20),
+            ],
+        }
+    }
+    /// A buffer of `len` bytes with arbitrary contents.
+    pub fn take(&self, len: usize) -> PooledBuf {
+        let [small, flow, whole] = &self.by_size;
+        let pool = [small, flow].into_iter().find(|p| len <= p.size).unwrap_or(whole);
+        pool.take(len)
+    }
+}
+
+impl Default for Pools {
+    fn default() -> Pools {
+        Pools::new()
     }
 }
 
@@ -54,6 +87,11 @@ impl Deref for PooledBuf {
 impl DerefMut for PooledBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.data[..self.len]
+    }
+}
+impl AsRef<[u8]> for PooledBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 impl Drop for PooledBuf {

@@ -37,10 +37,14 @@ pub struct Call<'a> {
     /// Where the response's body goes, piece after piece. Empty: it comes as [`Reply::body`].
     /// Pieces (or ends of pieces) that the body does not reach are left as they are.
     pub into: SmallVec<[&'a mut [u8]; 8]>,
-    /// The request's standing, for operations that need one (see `Op::repeat`).
+    /// The request's standing, for operations that need one (see `Op::repeat`). An exchange may
+    /// replace it (the session had ended and the request is known not to have taken effect);
+    /// [`Net::done`] understands the replaced one as well.
     pub ticket: Option<Ticket>,
     /// The outcome, set by [`Net::exchange`].
     pub result: Option<Result<Reply>>,
+    /// The operation's part that came along with an error, where the operation says so.
+    pub error_op: Option<OpResponse>,
 }
 
 impl<'a> Call<'a> {
@@ -53,6 +57,7 @@ impl<'a> Call<'a> {
             into: SmallVec::new(),
             ticket: None,
             result: None,
+            error_op: None,
         }
     }
 }

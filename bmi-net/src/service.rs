@@ -58,6 +58,24 @@ pub enum OutBody {
     Pooled(PooledBuf),
     /// Several buffers, one after the other. Together above `BODY_MAX`: sent as a flow.
     Pieces(Vec<PooledBuf>),
+    /// No response at all (the head is ignored): a late duplicate that nobody waits for.
+    Silent,
+}
+
+impl OutBody {
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            OutBody::Empty | OutBody::Silent => 0,
+            OutBody::Bytes(bytes) => bytes.len(),
+            OutBody::Pooled(buf) => buf.len(),
+            OutBody::Pieces(pieces) => pieces.iter().map(|p| p.len()).sum(),
+        }
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A response.
@@ -72,6 +90,10 @@ impl Outgoing {
     /// A response without body.
     pub fn head(head: ResponseHead) -> Outgoing {
         Outgoing { head, body: OutBody::Empty }
+    }
+    /// Nothing is answered: a late duplicate whose sender has had its answer.
+    pub fn silent() -> Outgoing {
+        Outgoing { head: ResponseHead::default(), body: OutBody::Silent }
     }
 }
 

@@ -42,6 +42,9 @@ pub struct HelloRequest {
     /// The server's id that the client believes to be talking to, plus 1 (0: does not know).
     #[prost(uint32, tag = "12")]
     pub expect_server: u32,
+    /// Nobody listens for notices on this connection (blocking carriers, bulk): send them elsewhere.
+    #[prost(bool, tag = "13")]
+    pub no_notices: bool,
 }
 
 /// Answer to hello.
