@@ -1,1 +1,36 @@
-//! placeholder
+//! The system interface: every operation of the file system as a state machine, the runner that
+//! drives them, the caches, and the background thread.
+//!
+//! Place in the walks: between `fuse-mount` (or a tool) and `bmi-net`. All behaviour of a mount
+//! sits here and is tested without a kernel; nothing here reads a clock, draws random numbers or
+//! opens a socket except through [`pvfs2_proto::env::Env`] and [`pvfs2_bmi::call::Net`]. The one
+//! thread is [`background`]'s.
+//!
+//! - [`client`]: the shared client object and its configuration
+//! - [`machine`]: state machines, the state of an operation, the runner
+//! - [`tickets`]: exchanges with servers, exactly once
+//! - [`sys`]: one file per operation
+//! - [`attrs`]: attributes with the size made exact
+//! - [`io_plan`]: a range of a file as extents of datafiles
+//! - [`open_table`]: what is open, and what this client wrote and has not yet reported
+//! - [`ncache`], [`acache`]: names and attributes
+//! - [`timed_map`]: the bounded map with timeouts under both caches
+//! - [`background`]: the thread for what no program waits for
+//! - [`metrics`]: counters and latency histograms per operation
+pub mod acache;
+pub mod attrs;
+pub mod background;
+pub mod client;
+pub mod io_plan;
+pub mod machine;
+pub mod metrics;
+pub mod ncache;
+pub mod open_table;
+pub mod sys;
+pub mod tickets;
+pub mod timed_map;
+
+pub use background::Background;
+pub use client::{Client, ClientConfig};
+pub use machine::{Cx, Machine, OpState, Step, drive_now, run};
+pub use open_table::OpenFile;

@@ -1,0 +1,166 @@
+//! Attributes with the size made exact: shared by every operation that answers attributes.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | Ask (getattr to the object's server) | Sizes, or Done when the size is known | the error |
+//! | Sizes (df_stat to all I/O servers of the file, one exchange) | Done | the error |
+//!
+//! Size rule: exact unless `SIZE_DYNAMIC`; with `SOLE_WRITER` this client's own knowledge completes
+//! it without a request; else `max(attr.size, dist.logical_size(datafile sizes))`, and the mtime is
+//! the newest datafile's where that is later than the mtime and than its last explicit setting.
+use crate::client::Client;
+use crate::io_plan::io_server;
+use crate::machine::Cx;
+use crate::open_table::Own;
+use crate::tickets::{need, take};
+use pvfs2_bmi::call::{Call, Net};
+use pvfs2_proto::op::{DfStat, DfStatRequest, GetattrRequest, OpMessage};
+use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result, ServerId};
+use std::collections::BTreeMap;
+
+/// The part of a machine that gets attributes and completes their size.
+#[derive(Debug)]
+pub enum AttrFlow {
+    /// Ask the object's server.
+    Ask(Handle),
+    /// Attributes are there; ask the I/O servers if need be.
+    Sizes(Box<Attr>),
+}
+
+impl AttrFlow {
+    /// The state's name.
+    pub fn state(&self) -> &'static str {
+        match self {
+            AttrFlow::Ask(_) => "ask_attr",
+            AttrFlow::Sizes(_) => "ask_sizes",
+        }
+    }
+
+    /// One step; the attributes, exact and kept in the acache, when it is through.
+    ///
+    /// # Errors
+    /// The servers'; the flow stays where it is.
+    pub async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Option<Attr>> {
+        match self {
+            AttrFlow::Ask(handle) => {
+                let handle = *handle;
+                let epoch = cx.client.acache().epoch(handle);
+                let server = cx.meta_server(handle)?;
+                let request = GetattrRequest { handle: handle.0 };
+                let answer = match cx.ask(server, request).await {
+                    Err(e) if matches!(e.code, ErrorCode::Stale | ErrorCode::NotFound) => {
+                        cx.client.acache().drop_handle(handle);
+                        return Err(e);
+                    }
+                    other => other?,
+                };
+                let mut attr = need(answer.attr, "getattr answered without attributes")?;
+                if merge_own(cx.client, &mut attr) {
+                    cx.client.acache().fill_since(epoch, &attr, cx.now_ns());
+                    return Ok(Some(attr));
+                }
+                *self = AttrFlow::Sizes(Box::new(attr));
+                Ok(None)
+            }
+            AttrFlow::Sizes(attr) => {
+                let epoch = cx.client.acache().epoch(attr.handle());
+                resolve_sizes(cx, &mut [attr]).await?;
+                cx.client.acache().fill_since(epoch, attr, cx.now_ns());
+                Ok(Some((**attr).clone()))
+            }
+        }
+    }
+}
+
+/// Completes attributes by what this client wrote itself; whether the size is exact now.
+pub fn merge_own(client: &Client, attr: &mut Attr) -> bool {
+    if !attr.is_file() || !attr.has(AttrFlags::SIZE_DYNAMIC) || attr.layout.is_none() {
+        return true;
+    }
+    let own = client.opens().get(attr.handle()).map(|f| f.own()).unwrap_or_default();
+    raise_mtime(attr, own.mtime_ns);
+    if attr.has(AttrFlags::SOLE_WRITER) {
+        attr.size = attr.size.max(own.end);
+        return true;
+    }
+    false
+}
+
+/// Completes cached attributes by what this client wrote since they were cached.
+pub fn merge_cached(client: &Client, attr: &mut Attr) {
+    if attr.is_file() && attr.has(AttrFlags::SIZE_DYNAMIC) {
+        let Own { end, mtime_ns } =
+            client.opens().get(attr.handle()).map(|f| f.own()).unwrap_or_default();
+        attr.size = attr.size.max(end);
+        raise_mtime(attr, mtime_ns);
+    }
+}
+
+fn raise_mtime(attr: &mut Attr, written_ns: i64) {
+    if written_ns > attr.mtime_set_ns {
+        // Only utimes sets an mtime beyond the ctime; a write after it wins all the same.
+        let set_ahead = attr.mtime_ns > attr.ctime_ns;
+        attr.mtime_ns = if set_ahead { written_ns } else { attr.mtime_ns.max(written_ns) };
+        attr.ctime_ns = attr.ctime_ns.max(written_ns);
+    }
+}
+
+/// Cached attributes of `handle`, completed.
+pub fn cached(client: &Client, handle: Handle) -> Option<Attr> {
+    if !client.acache().is_on() {
+        return None;
+    }
+    let attr = client.acache().get(handle, client.env().now_ns());
+    client.metrics().cache(attr.is_some());
+    attr.map(|mut attr| {
+        merge_cached(client, &mut attr);
+        attr
+    })
+}
+
+/// Makes the sizes of all `attrs` (dynamic ones) exact with one request per I/O server.
+///
+/// # Errors
+/// The servers'.
+pub async fn resolve_sizes<N: Net>(cx: &mut Cx<'_, N>, attrs: &mut [&mut Box<Attr>]) -> Result<()> {
+    let mut wanted: BTreeMap<ServerId, Vec<u64>> = BTreeMap::new();
+    for attr in attrs.iter() {
+        for &h in attr.layout.iter().flat_map(|l| &l.datahandles) {
+            wanted.entry(io_server(cx.client.map(), Handle(h))?).or_default().push(h);
+        }
+    }
+    let mut calls: Vec<Call<'_>> = wanted
+        .iter()
+        .map(|(&server, datahandles)| {
+            Call::new(server, DfStatRequest { datahandles: datahandles.clone() }.into_request())
+        })
+        .collect();
+    cx.exchange(&mut calls).await?;
+    let mut stats: BTreeMap<u64, DfStat> = BTreeMap::new();
+    for (call, asked) in calls.into_iter().zip(wanted.values()) {
+        let answer = DfStatRequest::take_response(take(call.result)?.op)?;
+        if answer.stats.len() != asked.len() {
+            return Err(PvfsError::new(
+                ErrorCode::Protocol,
+                "df_stat answered another number of datafiles than was asked",
+            ));
+        }
+        stats.extend(asked.iter().copied().zip(answer.stats));
+    }
+    for attr in attrs.iter_mut() {
+        apply_stats(attr, &stats);
+    }
+    Ok(())
+}
+
+fn apply_stats(attr: &mut Attr, stats: &BTreeMap<u64, DfStat>) {
+    let Some(layout) = attr.layout.clone() else { return };
+    if layout.dist.check(layout.datahandles.len() as u32).is_err() {
+        return;
+    }
+    let of = |h: &u64| stats.get(h).copied().unwrap_or_default();
+    let sizes: Vec<u64> = layout.datahandles.iter().map(|h| of(h).size).collect();
+    let newest_ns = layout.datahandles.iter().map(|h| of(h).mtime_ns).max().unwrap_or(0);
+    attr.size = attr.size.max(layout.dist.logical_size(&sizes));
+    raise_mtime(attr, newest_ns);
+}

@@ -1,0 +1,342 @@
+//! The background thread: what no program waits for on its own thread.
+//!
+//! One thread with a current-thread runtime and an `AsyncNet`. It drives operations that stalled on
+//! a FUSE thread ([`Background::run_or_move`]), closes of files ([`Background::release`]: those that
+//! only read in batches, those that wrote at once), and keeps the sessions' leases. Tools run whole
+//! programs on it ([`Background::wait`]).
+//!
+//! Invariants: a batch waits at most [`FLUSH_EVERY`] or until it has [`BATCH_MAX`] files;
+//! [`Background::shutdown`] sends what is pending and says goodbye, within a bounded time.
+use crate::client::Client;
+use crate::machine::{Machine, OpState, drive_now, run};
+use crate::open_table::OpenFile;
+use crate::sys::{Release, ReleaseBatch};
+use parking_lot::Mutex;
+use pvfs2_bmi::call::Net;
+use pvfs2_bmi::client::{AsyncNet, BlockingNet};
+use pvfs2_proto::{ErrorCode, PvfsError, Result, ServerId};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{LocalSet, spawn_local};
+
+/// Longest time that a close of a file that was only read waits for company.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(100);
+/// Closes that travel in one request.
+pub const BATCH_MAX: usize = 64;
+/// How long a shutdown waits for what is under way.
+pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Work for the thread: called there, with what it has.
+type Job<N> = Box<dyn FnOnce(Rc<Worker<N>>) -> LocalFuture + Send>;
+
+enum Order<N: Net> {
+    Job(Job<N>),
+    Release(Arc<OpenFile>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// What runs on the thread; over any carrier, so that tests and simulations drive it too.
+pub struct Worker<N: Net> {
+    client: Arc<Client>,
+    net: Rc<N>,
+    batches: RefCell<BTreeMap<ServerId, Vec<Arc<OpenFile>>>>,
+    running: Cell<usize>,
+    idle: Notify,
+}
+
+impl<N: Net + 'static> Worker<N> {
+    /// A worker.
+    pub fn new(client: Arc<Client>, net: Rc<N>) -> Rc<Worker<N>> {
+        Rc::new(Worker {
+            client,
+            net,
+            batches: RefCell::default(),
+            running: Cell::new(0),
+            idle: Notify::new(),
+        })
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// The carrier.
+    pub fn net(&self) -> &Rc<N> {
+        &self.net
+    }
+
+    fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
+        let worker = self.clone();
+        self.running.set(self.running.get() + 1);
+        spawn_local(async move {
+            future.await;
+            worker.running.set(worker.running.get() - 1);
+            worker.idle.notify_waiters();
+        });
+    }
+
+    /// Releases a file: at once if it was open for writing, else with the next batch.
+    pub fn release(self: &Rc<Self>, file: Arc<OpenFile>) {
+        if file.write {
+            let worker = self.clone();
+            self.spawn(async move {
+                let mut op = OpState::own(&worker.client);
+                // Logged where it failed; nobody waits for it.
+                let _ = run(&mut Release::new(file), &mut op, &worker.client, &*worker.net).await;
+            });
+            return;
+        }
+        if file.mark_released() {
+            return;
+        }
+        let Some(server) = self.client.map().meta_server_of(file.handle) else { return };
+        let mut batches = self.batches.borrow_mut();
+        let batch = batches.entry(server).or_default();
+        batch.push(file);
+        if batch.len() >= BATCH_MAX {
+            let full = std::mem::take(batch);
+            drop(batches);
+            self.send_batch(server, full);
+        }
+    }
+
+    /// Sends all batches that wait.
+    pub fn flush(self: &Rc<Self>) {
+        for (server, batch) in self.batches.take() {
+            if !batch.is_empty() {
+                self.send_batch(server, batch);
+            }
+        }
+    }
+
+    fn send_batch(self: &Rc<Self>, server: ServerId, files: Vec<Arc<OpenFile>>) {
+        let worker = self.clone();
+        self.spawn(async move {
+            let mut op = OpState::own(&worker.client);
+            let mut batch = ReleaseBatch::new(server, files);
+            let _ = run(&mut batch, &mut op, &worker.client, &*worker.net).await;
+        });
+    }
+
+    async fn until_idle(&self) {
+        while self.running.get() > 0 {
+            let idle = self.idle.notified();
+            if self.running.get() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    async fn serve(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order<N>>) {
+        let mut flush_at = None;
+        loop {
+            let waiting = self.batches.borrow().values().any(|b| !b.is_empty());
+            let due = match (waiting, flush_at) {
+                (false, _) => None,
+                (true, Some(at)) => Some(at),
+                (true, None) => Some(tokio::time::Instant::now() + FLUSH_EVERY),
+            };
+            flush_at = due;
+            let timer = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Job(job)) => self.spawn(job(self.clone())),
+                    Some(Order::Release(file)) => self.release(file),
+                    Some(Order::Stop(done)) => {
+                        self.stop().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return self.stop().await,
+                },
+                () = timer => {
+                    flush_at = None;
+                    self.flush();
+                }
+            }
+        }
+    }
+
+    async fn stop(self: &Rc<Self>) {
+        self.flush();
+        if tokio::time::timeout(SHUTDOWN_WAIT, self.until_idle()).await.is_err() {
+            tracing::warn!(
+                operations = self.running.get(),
+                "stopping while operations still wait for a server; they end unanswered"
+            );
+        }
+    }
+}
+
+/// The thread; see the head of the file.
+pub struct Background {
+    client: Arc<Client>,
+    orders: mpsc::UnboundedSender<Order<AsyncNet>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Background {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `Io` when the system gives no thread or no runtime.
+    pub fn start(client: Arc<Client>) -> Result<Arc<Background>> {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| no_thread("runtime", &e))?;
+        let thread = std::thread::Builder::new()
+            .name("pvfs2-bg".into())
+            .spawn({
+                let client = client.clone();
+                move || LocalSet::new().block_on(&runtime, thread_main(client, inbox))
+            })
+            .map_err(|e| no_thread("thread", &e))?;
+        Ok(Arc::new(Background { client, orders, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Runs an operation on the thread and calls `done` there with its result. After a shutdown
+    /// `done` is called at once with `Interrupted`.
+    pub fn spawn_op<M: Machine + 'static>(
+        &self,
+        mut machine: M,
+        mut op: OpState,
+        done: impl FnOnce(Result<M::Out>) + Send + 'static,
+    ) {
+        let cell = Arc::new(Mutex::new(Some(done)));
+        let inside = cell.clone();
+        let job: Job<AsyncNet> = Box::new(move |worker| {
+            Box::pin(async move {
+                let result = run(&mut machine, &mut op, &worker.client, &*worker.net).await;
+                if let Some(done) = inside.lock().take() {
+                    done(result);
+                }
+            })
+        });
+        if self.orders.send(Order::Job(job)).is_err()
+            && let Some(done) = cell.lock().take()
+        {
+            done(Err(stopped()));
+        }
+    }
+
+    /// Runs an operation on this thread by `net`; if it stalls, moves it to the background, which
+    /// calls `done`. So `done` is called once, here or there.
+    pub fn run_or_move<M: Machine + 'static>(
+        &self,
+        net: &BlockingNet,
+        mut machine: M,
+        mut op: OpState,
+        done: impl FnOnce(Result<M::Out>) + Send + 'static,
+    ) {
+        match drive_now(run(&mut machine, &mut op, &self.client, net)) {
+            Err(e) if e.code == ErrorCode::Stalled => self.spawn_op(machine, op, done),
+            result => done(result),
+        }
+    }
+
+    /// Runs an operation on the thread and waits for its result, as a tool does. Never call it on
+    /// the background thread itself.
+    ///
+    /// # Errors
+    /// The operation's.
+    pub fn run_op<M: Machine + 'static>(&self, machine: M, op: OpState) -> Result<M::Out>
+    where
+        M::Out: 'static,
+    {
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        self.spawn_op(machine, op, move |result| {
+            let _ = tx.send(result);
+        });
+        rx.recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Runs a program of a tool on the thread (many operations, also at once) and waits for its
+    /// result.
+    ///
+    /// # Errors
+    /// The program's; `Interrupted` after a shutdown.
+    pub fn wait<T, F, Fut>(&self, program: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Worker<AsyncNet>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + 'static,
+    {
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        let job: Job<AsyncNet> = Box::new(move |worker| {
+            Box::pin(async move {
+                let _ = tx.send(program(worker).await);
+            })
+        });
+        self.orders.send(Order::Job(job)).map_err(|_| stopped())?;
+        rx.recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Releases a file; returns at once. Until the server has answered, what was written through it
+    /// stays this client's knowledge.
+    pub fn release(&self, file: Arc<OpenFile>) {
+        // After a shutdown the session is gone, and the open with it.
+        let _ = self.orders.send(Order::Release(file));
+    }
+
+    /// Sends what is pending, says goodbye to the servers and ends the thread. Waits for that, a
+    /// few seconds at most; a second call does nothing.
+    pub fn shutdown(&self) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        let (done, _) = oneshot::channel();
+        let _ = self.orders.send(Order::Stop(done));
+        if thread.join().is_err() {
+            tracing::error!("the background thread has panicked");
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+async fn thread_main(client: Arc<Client>, orders: mpsc::UnboundedReceiver<Order<AsyncNet>>) {
+    let net = AsyncNet::new(client.shared().clone());
+    let keeper = spawn_local({
+        let net = net.clone();
+        async move { net.keepalive().await }
+    });
+    Worker::new(client, net.clone()).serve(orders).await;
+    keeper.abort();
+    if tokio::time::timeout(SHUTDOWN_WAIT, net.goodbye()).await.is_err() {
+        tracing::warn!("a server did not answer the goodbye; its session ends with its lease");
+    }
+}
+
+fn no_thread(what: &str, e: &std::io::Error) -> PvfsError {
+    PvfsError::new(ErrorCode::Io, format!("no {what} for background work: {e}"))
+}
+
+fn stopped() -> PvfsError {
+    PvfsError::new(ErrorCode::Interrupted, "the client has been shut down")
+}

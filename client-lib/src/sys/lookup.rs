@@ -1,0 +1,126 @@
+//! lookup: one name to the attributes of its object.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | cache (ncache, acache) | done; ask_attr when only the name is known; ask_name | `NotFound` when known absent |
+//! | ask_name (lookup to the directory's server) | done; ask_attr when another server holds the object; ask_sizes | error |
+//! | ask_attr (getattr to the object's server) | done; ask_sizes | gone meanwhile: ask_name, once |
+//! | ask_sizes (df_stat to all I/O servers at once) | done | error |
+//!
+//! Changes nothing. Errors: `NotFound`, `NotDirectory`, `Access`, `NameTooLong`, `Stale`.
+use crate::attrs::{AttrFlow, cached};
+use crate::machine::{Cx, Machine, Step};
+use crate::ncache::Cached;
+use crate::sys::{keep, name_failed};
+use bytes::Bytes;
+use pvfs2_bmi::call::Net;
+use pvfs2_proto::limits::NAME_MAX;
+use pvfs2_proto::op::LookupRequest;
+use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result};
+
+enum State {
+    Cache,
+    AskName,
+    Flow(AttrFlow),
+}
+
+/// See the head of the file.
+pub struct Lookup {
+    dir: Handle,
+    name: Bytes,
+    state: State,
+    asked_again: bool,
+}
+
+impl Lookup {
+    /// What `name` in `dir` names; neither "." nor "..".
+    pub fn new(dir: Handle, name: Bytes) -> Lookup {
+        Lookup { dir, name, state: State::Cache, asked_again: false }
+    }
+
+    fn not_found(&self) -> PvfsError {
+        PvfsError::new(
+            ErrorCode::NotFound,
+            format!("no '{}' in directory {}", self.name.escape_ascii(), self.dir),
+        )
+    }
+
+    fn look_in_cache<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
+        if self.name.len() > NAME_MAX {
+            return Err(PvfsError::new(ErrorCode::NameTooLong, "a name has at most 255 bytes"));
+        }
+        let known = cx.client.ncache().get(self.dir, &self.name, cx.now_ns());
+        if cx.client.ncache().is_on() {
+            cx.client.metrics().cache(known.is_some());
+        }
+        self.state = match known {
+            Some(Cached::Absent) => return Err(self.not_found()),
+            Some(Cached::Handle(handle)) => match cached(cx.client, handle) {
+                Some(attr) => return Ok(Step::Done(attr)),
+                None => State::Flow(AttrFlow::Ask(handle)),
+            },
+            None => State::AskName,
+        };
+        Ok(Step::Next)
+    }
+
+    async fn ask_name<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
+        let client = cx.client;
+        let epoch = client.ncache().epoch(self.dir, &self.name);
+        let server = cx.meta_server(self.dir)?;
+        let path = vec![self.name.clone()];
+        let request = LookupRequest { dir: self.dir.0, path, want_bytes: false };
+        let answer = match cx.ask(server, request).await {
+            Err(e) if e.code == ErrorCode::NotFound => None,
+            Err(e) => {
+                name_failed(client, self.dir, &self.name, &e);
+                return Err(e);
+            }
+            Ok(answer) => answer.steps.into_iter().next().filter(|s| s.handle != 0),
+        };
+        let what = answer.as_ref().map_or(Cached::Absent, |s| Cached::Handle(Handle(s.handle)));
+        client.ncache().fill_since(epoch, self.dir, &self.name, what, cx.now_ns());
+        let Some(step) = answer else { return Err(self.not_found()) };
+        let flow = match step.attr {
+            Some(mut attr) => {
+                if keep(client, &mut attr) {
+                    return Ok(Step::Done(attr));
+                }
+                AttrFlow::Sizes(Box::new(attr))
+            }
+            None => AttrFlow::Ask(Handle(step.handle)),
+        };
+        self.state = State::Flow(flow);
+        Ok(Step::Next)
+    }
+}
+
+impl Machine for Lookup {
+    type Out = Attr;
+    const NAME: &'static str = "lookup";
+    fn state(&self) -> &'static str {
+        match &self.state {
+            State::Cache => "cache",
+            State::AskName => "ask_name",
+            State::Flow(flow) => flow.state(),
+        }
+    }
+    async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
+        match &mut self.state {
+            State::Cache => self.look_in_cache(cx),
+            State::AskName => self.ask_name(cx).await,
+            State::Flow(flow) => match flow.step(cx).await {
+                Ok(attr) => Ok(attr.map_or(Step::Next, Step::Done)),
+                Err(e) if matches!(e.code, ErrorCode::Stale | ErrorCode::NotFound) => {
+                    cx.client.ncache().drop_name(self.dir, &self.name);
+                    if std::mem::replace(&mut self.asked_again, true) {
+                        return Err(self.not_found());
+                    }
+                    self.state = State::AskName;
+                    Ok(Step::Next)
+                }
+                Err(e) => Err(e),
+            },
+        }
+    }
+}

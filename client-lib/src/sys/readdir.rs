@@ -1,0 +1,234 @@
+//! readdir: entries of a directory, with attributes if asked (readdirplus).
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | page (entries kept from the last request) | done; ask | - |
+//! | ask (readdir to the directory's server, READDIR_MAX entries) | done; attrs when missing ones are wanted | error |
+//! | attrs (getattr of entries that other servers hold, all at once) | sizes | entries gone meanwhile stay without |
+//! | sizes (df_stat of files that others write, one request per I/O server) | done | error |
+//!
+//! Changes nothing; with attributes it fills ncache and acache. A page is kept by the directory's
+//! handle and used for the next call that goes on where the last one ended; reading from the start
+//! always asks. Without `missing`, entries whose attributes would cost further requests have none.
+//! Errors: `Access`, `NotDirectory`, `Stale`.
+use crate::attrs::{merge_own, resolve_sizes};
+use crate::machine::{Cx, Machine, Step};
+use crate::ncache::Cached;
+use crate::sys::object_failed;
+use crate::tickets::take;
+use parking_lot::Mutex;
+use pvfs2_bmi::call::{Call, Net};
+use pvfs2_proto::limits::READDIR_MAX;
+use pvfs2_proto::op::{Dirent, GetattrRequest, OpMessage, ReaddirRequest};
+use pvfs2_proto::{Attr, Handle, Result};
+use std::sync::Arc;
+
+/// An open directory.
+pub struct DirHandle {
+    /// The directory.
+    pub dir: Handle,
+    page: Mutex<Option<Arc<Page>>>,
+}
+
+struct Page {
+    after: u64,
+    plus: bool,
+    missing: bool,
+    entries: Vec<Dirent>,
+    end: bool,
+    parent: u64,
+}
+
+impl DirHandle {
+    /// Opens a directory; costs no request.
+    pub fn new(dir: Handle) -> Arc<DirHandle> {
+        Arc::new(DirHandle { dir, page: Mutex::new(None) })
+    }
+}
+
+/// Entries after the cursor that was asked for.
+#[derive(Clone)]
+pub struct ReaddirPage {
+    page: Arc<Page>,
+    from: usize,
+}
+
+impl ReaddirPage {
+    /// The entries, in cursor order, without "." and "..".
+    pub fn entries(&self) -> &[Dirent] {
+        &self.page.entries[self.from..]
+    }
+    /// Nothing follows these entries.
+    pub fn is_end(&self) -> bool {
+        self.page.end
+    }
+    /// The directory's parent, for "..".
+    pub fn parent(&self) -> Handle {
+        Handle(self.page.parent)
+    }
+}
+
+enum State {
+    Page,
+    Ask,
+    Attrs(Page),
+    Sizes(Page),
+}
+
+/// See the head of the file.
+pub struct Readdir {
+    dir: Arc<DirHandle>,
+    cursor: u64,
+    plus: bool,
+    missing: bool,
+    state: State,
+    /// Drops of ncache and acache when the question was sent.
+    drops: (u64, u64),
+}
+
+impl Readdir {
+    /// Entries after `cursor` (0: from the start). `plus`: with attributes; `missing`: also those
+    /// that cost further requests.
+    pub fn new(dir: Arc<DirHandle>, cursor: u64, plus: bool, missing: bool) -> Readdir {
+        Readdir { dir, cursor, plus, missing, state: State::Page, drops: (0, 0) }
+    }
+
+    fn kept(&self) -> Option<ReaddirPage> {
+        let page = self.dir.page.lock().clone()?;
+        let rich = (page.plus || !self.plus) && (page.missing || !self.missing);
+        if self.cursor == 0 || !rich || self.cursor < page.after {
+            return None;
+        }
+        let from = page.entries.partition_point(|e| e.cursor <= self.cursor);
+        let known = self.cursor == page.after || from > 0;
+        (known && (from < page.entries.len() || page.end)).then_some(ReaddirPage { page, from })
+    }
+
+    async fn ask<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<ReaddirPage>> {
+        let (client, dir) = (cx.client, self.dir.dir);
+        let server = cx.meta_server(dir)?;
+        self.drops = (client.ncache().drops(), client.acache().drops());
+        let request =
+            ReaddirRequest { dir: dir.0, cursor: self.cursor, max: READDIR_MAX, plus: self.plus };
+        let answer =
+            cx.ask(server, request).await.inspect_err(|e| object_failed(client, dir, e))?;
+        let mut page = Page {
+            after: self.cursor,
+            plus: self.plus,
+            missing: self.missing,
+            entries: answer.entries,
+            end: answer.end,
+            parent: answer.parent,
+        };
+        if !self.plus || !self.missing {
+            for e in &mut page.entries {
+                e.attr = e.attr.take().and_then(|mut a| merge_own(client, &mut a).then_some(a));
+            }
+            return Ok(self.done(cx, page));
+        }
+        self.state = State::Attrs(page);
+        Ok(Step::Next)
+    }
+
+    fn done<N: Net>(&self, cx: &Cx<'_, N>, page: Page) -> Step<ReaddirPage> {
+        let (client, now_ns) = (cx.client, cx.now_ns());
+        let names = self.plus && client.ncache().drops() == self.drops.0;
+        let attrs = self.plus && client.acache().drops() == self.drops.1;
+        for entry in &page.entries {
+            if names {
+                let what = Cached::Handle(Handle(entry.handle));
+                client.ncache().fill(self.dir.dir, &entry.name, what, now_ns);
+            }
+            if attrs && let Some(attr) = &entry.attr {
+                client.acache().fill(attr, now_ns);
+            }
+        }
+        let page = Arc::new(page);
+        *self.dir.page.lock() = Some(page.clone());
+        Step::Done(ReaddirPage { page, from: 0 })
+    }
+}
+
+/// Asks for the attributes that the directory's server does not hold.
+async fn ask_missing<N: Net>(cx: &mut Cx<'_, N>, page: &mut Page) -> Result<()> {
+    let open: Vec<usize> =
+        (0..page.entries.len()).filter(|&i| page.entries[i].attr.is_none()).collect();
+    let mut calls = Vec::with_capacity(open.len());
+    for &i in &open {
+        let handle = page.entries[i].handle;
+        let server = cx.meta_server(Handle(handle))?;
+        calls.push(Call::new(server, GetattrRequest { handle }.into_request()));
+    }
+    if calls.is_empty() {
+        return Ok(());
+    }
+    cx.exchange(&mut calls).await?;
+    for (i, call) in open.into_iter().zip(calls) {
+        match take(call.result) {
+            Ok(reply) => page.entries[i].attr = GetattrRequest::take_response(reply.op)?.attr,
+            Err(e) if cx.op.will_retry(cx.client, &e) => return Err(e),
+            Err(_) => page.entries[i].attr = None,
+        }
+    }
+    Ok(())
+}
+
+/// Makes dynamic sizes exact.
+async fn ask_sizes<N: Net>(cx: &mut Cx<'_, N>, page: &mut Page) -> Result<()> {
+    let client = cx.client;
+    let mut open: Vec<(usize, Box<Attr>)> = Vec::new();
+    for (i, entry) in page.entries.iter_mut().enumerate() {
+        if let Some(attr) = &mut entry.attr
+            && !merge_own(client, attr)
+        {
+            open.push((i, Box::new(attr.clone())));
+        }
+    }
+    if !open.is_empty() {
+        let mut attrs: Vec<&mut Box<Attr>> = open.iter_mut().map(|(_, a)| a).collect();
+        resolve_sizes(cx, &mut attrs).await?;
+    }
+    for (i, attr) in open {
+        page.entries[i].attr = Some(*attr);
+    }
+    Ok(())
+}
+
+impl Machine for Readdir {
+    type Out = ReaddirPage;
+    const NAME: &'static str = "readdir";
+    fn state(&self) -> &'static str {
+        match self.state {
+            State::Page => "page",
+            State::Ask => "ask",
+            State::Attrs(_) => "attrs",
+            State::Sizes(_) => "sizes",
+        }
+    }
+    async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<ReaddirPage>> {
+        match &mut self.state {
+            State::Page => {
+                if let Some(page) = self.kept() {
+                    return Ok(Step::Done(page));
+                }
+                self.state = State::Ask;
+                Ok(Step::Next)
+            }
+            State::Ask => self.ask(cx).await,
+            State::Attrs(page) => {
+                ask_missing(cx, page).await?;
+                if let State::Attrs(page) = std::mem::replace(&mut self.state, State::Ask) {
+                    self.state = State::Sizes(page);
+                }
+                Ok(Step::Next)
+            }
+            State::Sizes(page) => {
+                ask_sizes(cx, page).await?;
+                match std::mem::replace(&mut self.state, State::Ask) {
+                    State::Sizes(page) => Ok(self.done(cx, page)),
+                    _ => Ok(Step::Next),
+                }
+            }
+        }
+    }
+}

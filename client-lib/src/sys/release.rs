@@ -1,0 +1,140 @@
+//! release: a program has closed a file.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | report (take end and mtime; wait while size or times are being changed) | ask | - |
+//! | ask (release to the file's server) | done | given up: the session's end closes it; logged |
+//!
+//! One that read only says nothing that anybody waits for: the background thread sends those in
+//! batches ([`ReleaseBatch`]). One that wrote is sent at once, with its end and mtime; until it is
+//! answered they count as this client's knowledge. Nothing becomes durable that was not.
+use crate::client::Client;
+use crate::machine::{Cx, Machine, Step};
+use crate::open_table::{OpenFile, Report};
+use crate::sys::begin_report;
+use pvfs2_bmi::call::Net;
+use pvfs2_proto::op::{ReleaseItem, ReleaseRequest};
+use pvfs2_proto::{PvfsError, Result, ServerId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// See the head of the file. A file that was released already is left alone.
+pub struct Release {
+    file: Arc<OpenFile>,
+    report: Option<Option<Report>>,
+    first: Option<bool>,
+}
+
+impl Release {
+    /// Releases `file`.
+    pub fn new(file: Arc<OpenFile>) -> Release {
+        Release { file, report: None, first: None }
+    }
+
+    fn ended(&mut self, client: &Client, ok: bool) {
+        if let Some(Some(report)) = self.report.take() {
+            let wrote = report.pending.wrote;
+            if ok {
+                report.answered();
+            }
+            if wrote {
+                client.acache().drop_handle(self.file.handle);
+            }
+        }
+        client.opens().closed(&self.file.state, self.file.write);
+    }
+}
+
+impl Machine for Release {
+    type Out = ();
+    const NAME: &'static str = "release";
+    fn state(&self) -> &'static str {
+        if self.report.is_none() { "report" } else { "ask" }
+    }
+    async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
+        if !*self.first.get_or_insert_with(|| !self.file.mark_released()) {
+            return Ok(Step::Done(()));
+        }
+        let Some(report) = &self.report else {
+            self.report = Some(match self.file.write {
+                true => Some(begin_report(&self.file.state).await?),
+                false => None,
+            });
+            return Ok(Step::Next);
+        };
+        let atime_ns = atime_of(cx.client, &self.file);
+        let item = match report {
+            Some(report) => report.item(true, atime_ns),
+            None => ReleaseItem { handle: self.file.handle.0, atime_ns, ..Default::default() },
+        };
+        let server = cx.meta_server(self.file.handle)?;
+        match cx.ask(server, ReleaseRequest { items: vec![item] }).await {
+            Ok(_) => {
+                self.ended(cx.client, true);
+                Ok(Step::Done(()))
+            }
+            Err(e) if cx.op.will_retry(cx.client, &e) => Err(e),
+            Err(e) => {
+                log_lost(cx.client, server, &e);
+                self.ended(cx.client, false);
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Many closes of files that were only read, all of one server.
+pub struct ReleaseBatch {
+    server: ServerId,
+    files: Vec<Arc<OpenFile>>,
+}
+
+impl ReleaseBatch {
+    /// Releases `files`, all of metadata server `server`, none of them written, each marked as
+    /// released by the caller.
+    pub fn new(server: ServerId, files: Vec<Arc<OpenFile>>) -> ReleaseBatch {
+        ReleaseBatch { server, files }
+    }
+}
+
+impl Machine for ReleaseBatch {
+    type Out = ();
+    const NAME: &'static str = "release";
+    fn state(&self) -> &'static str {
+        "ask"
+    }
+    async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
+        let items = self
+            .files
+            .iter()
+            .map(|f| ReleaseItem {
+                handle: f.handle.0,
+                atime_ns: atime_of(cx.client, f),
+                ..Default::default()
+            })
+            .collect();
+        let result = cx.ask(self.server, ReleaseRequest { items }).await;
+        if let Err(e) = &result {
+            if cx.op.will_retry(cx.client, e) {
+                return Err(e.clone());
+            }
+            log_lost(cx.client, self.server, e);
+        }
+        for file in &self.files {
+            cx.client.opens().closed(&file.state, file.write);
+        }
+        result.map(|_| Step::Done(()))
+    }
+}
+
+fn atime_of(client: &Client, file: &OpenFile) -> i64 {
+    if client.config().atime { file.read_at_ns.load(Ordering::Relaxed) } else { 0 }
+}
+
+fn log_lost(client: &Client, server: ServerId, e: &PvfsError) {
+    tracing::warn!(
+        server = client.map().alias(server),
+        error = %e,
+        "a close could not be told to the metadata server; it ends with this client's session"
+    );
+}
