@@ -218,3 +218,44 @@ fn every_operation_has_its_file_on_client_and_server() {
         });
     none("operations without a file of their name on a server", bad.map(str::to_owned).collect());
 }
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let listed = std::fs::read_to_string(root().join("docs/DEPENDENCIES.md")).unwrap();
+    let known: Vec<&str> = listed
+        .lines()
+        .filter_map(|l| l.strip_prefix("| ")?.split(" |").next())
+        .flat_map(|names| names.split(", "))
+        .collect();
+    let mut bad = Vec::new();
+    for (path, text) in files(&["Cargo.toml"]) {
+        let mut inside = false;
+        for line in text.lines() {
+            if line.starts_with('[') {
+                inside = line.trim_end_matches(']').ends_with("dependencies");
+            } else if let Some((name, _)) = line.split_once(['.', ' ', '=']).filter(|_| inside) {
+                let ours = name.starts_with("pvfs2") || name.starts_with('#') || name.is_empty();
+                if !ours && !known.contains(&name) {
+                    bad.push(format!("{}: {name}", path.display()));
+                }
+            }
+        }
+    }
+    none("dependencies without a line in docs/DEPENDENCIES.md", bad);
+}
+
+#[test]
+fn links_of_the_prose_lead_somewhere() {
+    let mut bad = Vec::new();
+    for (path, text) in files(&[".md"]) {
+        for link in text.split("](").skip(1).filter_map(|l| l.split(')').next()) {
+            let target = link.split('#').next().unwrap_or("");
+            let from = root().join(&path);
+            let there = from.parent().unwrap().join(target);
+            if !link.contains("://") && !target.is_empty() && !there.exists() {
+                bad.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    none("links that lead nowhere", bad);
+}
