@@ -448,6 +448,7 @@ fn is_conn_failure(code: ErrorCode) -> bool {
 pub(super) fn to_error(error: &RxError) -> PvfsError {
     let code = match error {
         RxError::Frame(pvfs2_proto::frame::FrameError::Version(_)) => ErrorCode::Version,
+        RxError::Protocol(_) => ErrorCode::Protocol,
         // Damage on the way is cured by sending again, as is a server cut off in the middle.
         _ => ErrorCode::Unreachable,
     };
