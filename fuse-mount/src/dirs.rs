@@ -11,13 +11,13 @@
 //! | 2 | everything |
 //! | n > 2 | the entries after cursor n - 2 |
 //!
-//! Invariants: offset 0 asks the server again (rewinddir sees new names); a page with attributes
-//! serves only as long as this mount has changed nothing since it was asked for, because the kernel
-//! would believe the older size of a file that was written in between.
+//! Invariant: a page with attributes serves only as long as this mount has changed nothing since it
+//! was begun, because the kernel would believe the older size of a file written in between.
 use crate::attrs::{file_attr, file_type};
 use crate::inodes::Inodes;
 use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use parking_lot::Mutex;
+use pvfs2_client::sys;
 use pvfs2_proto::attr::mode;
 use pvfs2_proto::op::Dirent;
 use pvfs2_proto::{Attr, Handle};
@@ -50,62 +50,29 @@ pub fn offset_of(cursor: u64) -> u64 {
     cursor.saturating_add(DOTS)
 }
 
-/// A page of entries as the server answered it.
-#[derive(Debug)]
-pub struct Page {
-    /// The cursor that was asked with.
-    pub after: u64,
-    /// Entries in cursor order.
-    pub entries: Vec<Dirent>,
-    /// Nothing follows.
-    pub end: bool,
-    /// The directory's parent.
-    pub parent: Handle,
-    /// Asked for with attributes.
-    pub plus: bool,
-    /// [`DirHandle::page`]'s `epoch` when it was asked for.
-    pub epoch: u64,
-}
-
-impl Page {
-    /// Where the entries after `cursor` begin, if this page can tell.
-    fn find(&self, cursor: u64) -> Option<usize> {
-        if cursor == self.after {
-            return Some(0);
-        }
-        let at = self.entries.partition_point(|e| e.cursor <= cursor);
-        let is_inside = at > 0 && self.entries[at - 1].cursor == cursor;
-        (is_inside && (at < self.entries.len() || self.end)).then_some(at)
-    }
-}
-
 /// An open directory.
 pub struct DirHandle {
     /// The directory.
     pub dir: Handle,
-    page: Mutex<Option<Arc<Page>>>,
+    /// Pages as `client-lib` keeps them, and how often this mount had changed something when they
+    /// were begun.
+    pages: Mutex<(u64, Arc<sys::DirHandle>)>,
 }
 
 impl DirHandle {
     /// A directory just opened.
     pub fn new(dir: Handle) -> DirHandle {
-        DirHandle { dir, page: Mutex::new(None) }
+        DirHandle { dir, pages: Mutex::new((0, sys::DirHandle::new(dir))) }
     }
 
-    /// The page that goes on at `position`, if it is here and still good. `epoch` counts this
-    /// mount's own changes.
-    pub fn page(&self, position: Position, plus: bool, epoch: u64) -> Option<Arc<Page>> {
-        if position.dots == 0 {
-            return None;
+    /// The pages to read on from. With attributes (`plus`), only those that were begun at the same
+    /// count of this mount's own `changes`.
+    pub fn pages(&self, plus: bool, changes: u64) -> Arc<sys::DirHandle> {
+        let mut pages = self.pages.lock();
+        if plus && pages.0 != changes {
+            *pages = (changes, sys::DirHandle::new(self.dir));
         }
-        let page = self.page.lock().clone()?;
-        let is_good = !plus || (page.plus && page.epoch == epoch);
-        (is_good && page.find(position.cursor).is_some()).then_some(page)
-    }
-
-    /// Keeps a page for the calls that follow.
-    pub fn keep(&self, page: Arc<Page>) {
-        *self.page.lock() = Some(page);
+        pages.1.clone()
     }
 }
 
@@ -117,17 +84,23 @@ pub trait Sink {
     fn entry(&mut self, ino: INodeNo, offset: u64, entry: &Dirent) -> bool;
 }
 
-/// Fills `sink` from `page`, beginning at `position`.
-pub fn fill(sink: &mut dyn Sink, page: &Page, position: Position, dir: Handle, inodes: &Inodes) {
-    let parent = if dir == inodes.root() || page.parent == Handle::NULL { dir } else { page.parent };
-    if position.dots < 1 && sink.dot(inodes.ino(dir), 1, ".") {
+/// Fills `sink` with "." and ".." as far as `position` says, then with `entries`. `here` and
+/// `parent`: the directory and the one above it.
+pub fn fill(
+    sink: &mut dyn Sink,
+    entries: &[Dirent],
+    position: Position,
+    (here, parent): (Handle, Handle),
+    inodes: &Inodes,
+) {
+    let parent = if here == inodes.root() || parent == Handle::NULL { here } else { parent };
+    if position.dots < 1 && sink.dot(inodes.ino(here), 1, ".") {
         return;
     }
     if position.dots < 2 && sink.dot(inodes.ino(parent), 2, "..") {
         return;
     }
-    let Some(start) = page.find(position.cursor) else { return };
-    for entry in &page.entries[start..] {
+    for entry in entries {
         let ino = inodes.ino(Handle(entry.handle));
         if sink.entry(ino, offset_of(entry.cursor), entry) {
             return;
@@ -155,17 +128,13 @@ pub struct PlusSink<'a> {
     pub inodes: &'a Inodes,
     /// Life of names and attributes in the kernel.
     pub ttl: Duration,
-    /// Nothing was taken yet.
-    pub is_empty: bool,
 }
 
 impl Sink for PlusSink<'_> {
     fn dot(&mut self, ino: INodeNo, offset: u64, name: &str) -> bool {
         // The kernel takes nothing but inode number and type from these two, and counts no lookup.
         let attr = type_only(ino, mode::S_IFDIR);
-        let full = self.reply.add(ino, offset, name, &Duration::ZERO, &attr, Generation(0));
-        self.is_empty &= full;
-        full
+        self.reply.add(ino, offset, name, &Duration::ZERO, &attr, Generation(0))
     }
 
     fn entry(&mut self, ino: INodeNo, offset: u64, e: &Dirent) -> bool {
@@ -179,7 +148,6 @@ impl Sink for PlusSink<'_> {
         let full = self.reply.add(ino, offset, name, &ttl, &attr, Generation(0));
         if !full {
             self.inodes.remember(Handle(e.handle));
-            self.is_empty = false;
         }
         full
     }
@@ -221,8 +189,8 @@ mod tests {
         }
     }
 
-    fn page(after: u64, cursors: &[u64], end: bool) -> Page {
-        let entries = cursors
+    fn entries(cursors: &[u64]) -> Vec<Dirent> {
+        cursors
             .iter()
             .map(|c| Dirent {
                 name: format!("n{c}").into_bytes().into(),
@@ -231,8 +199,7 @@ mod tests {
                 cursor: *c,
                 attr: None,
             })
-            .collect();
-        Page { after, entries, end, parent: Handle(7), plus: true, epoch: 0 }
+            .collect()
     }
 
     #[test]
@@ -250,12 +217,14 @@ mod tests {
     #[test]
     fn any_buffer_size_gives_every_name_once() {
         let inodes = Inodes::new(Handle::ROOT);
-        let page = page(0, &[1, 4, 5, 9], true);
+        let whole = entries(&[1, 4, 5, 9]);
         for room in 1..8 {
             let (mut offset, mut all) = (0, Vec::new());
             loop {
                 let mut sink = Taken::with_room(room);
-                fill(&mut sink, &page, Position::from_offset(offset), Handle(30), &inodes);
+                let position = Position::from_offset(offset);
+                let after = whole.partition_point(|e| e.cursor <= position.cursor);
+                fill(&mut sink, &whole[after..], position, (Handle(30), Handle(7)), &inodes);
                 let Some(last) = sink.names.last() else { break };
                 offset = last.1;
                 all.extend(sink.names.iter().map(|n| n.2.clone()));
@@ -267,39 +236,24 @@ mod tests {
     #[test]
     fn dots_carry_directory_and_parent() {
         let inodes = Inodes::new(Handle(500));
-        let mut sink = Taken::with_room(2);
         let start = Position::from_offset(0);
-        fill(&mut sink, &page(0, &[], true), start, Handle(30), &inodes);
-        assert_eq!(sink.names, [(30, 1, ".".into()), (7, 2, "..".into())]);
-        let mut sink = Taken::with_room(2);
-        fill(&mut sink, &page(0, &[], true), start, Handle(500), &inodes);
-        assert_eq!(sink.names, [(1, 1, ".".into()), (1, 2, "..".into())], "the root is its own parent");
-    }
-
-    #[test]
-    fn a_page_serves_where_it_reaches() {
-        let d = DirHandle::new(Handle(30));
-        let at = Position::from_offset;
-        assert!(d.page(at(2), false, 0).is_none());
-        d.keep(Arc::new(page(10, &[12, 13], false)));
-        assert!(d.page(at(offset_of(10)), false, 0).is_some(), "where it was asked");
-        assert!(d.page(at(offset_of(12)), false, 0).is_some(), "inside");
-        assert!(d.page(at(offset_of(13)), false, 0).is_none(), "more follows elsewhere");
-        assert!(d.page(at(offset_of(11)), false, 0).is_none(), "unknown cursor");
-        assert!(d.page(at(0), false, 0).is_none(), "rewinddir asks again");
-        d.keep(Arc::new(page(10, &[12, 13], true)));
-        assert!(d.page(at(offset_of(13)), false, 0).is_some(), "the end is known");
+        let dots = |here, parent| {
+            let mut sink = Taken::with_room(2);
+            fill(&mut sink, &[], start, (Handle(here), Handle(parent)), &inodes);
+            sink.names.iter().map(|n| (n.0, n.1)).collect::<Vec<_>>()
+        };
+        assert_eq!(dots(30, 7), [(30, 1), (7, 2)]);
+        assert_eq!(dots(30, 500), [(30, 1), (1, 2)], "the mount's root is 1");
+        assert_eq!(dots(500, 7), [(1, 1), (1, 2)], "and its own parent");
+        assert_eq!(dots(30, 0), [(30, 1), (30, 2)], "a parent that nobody knows");
     }
 
     #[test]
     fn attributes_serve_until_this_mount_changes_something() {
         let d = DirHandle::new(Handle(30));
-        d.keep(Arc::new(page(0, &[1, 2], true)));
-        let at = Position::from_offset(2);
-        assert!(d.page(at, true, 0).is_some());
-        assert!(d.page(at, true, 1).is_none(), "changed since");
-        assert!(d.page(at, false, 1).is_some(), "names are good all the same");
-        d.keep(Arc::new(Page { plus: false, ..page(0, &[1, 2], true) }));
-        assert!(d.page(at, true, 0).is_none(), "no attributes in it");
+        let first = d.pages(true, 0);
+        assert!(Arc::ptr_eq(&first, &d.pages(true, 0)));
+        assert!(Arc::ptr_eq(&first, &d.pages(false, 1)), "names are good all the same");
+        assert!(!Arc::ptr_eq(&first, &d.pages(true, 1)), "changed since");
     }
 }

@@ -65,8 +65,12 @@ pub fn text(code: ErrorCode) -> &'static str {
         ErrorCode::NoSpace => "no space left on a server",
         ErrorCode::Quota => "the quota is used up",
         ErrorCode::TooManyLinks => "the object has too many names",
-        ErrorCode::Io => "input/output error on a server, or a server out of reach after all retries",
-        ErrorCode::Damaged => "bytes do not match their checksum; the message names file and server",
+        ErrorCode::Io => {
+            "input/output error on a server, or a server out of reach after all retries"
+        }
+        ErrorCode::Damaged => {
+            "bytes do not match their checksum; the message names file and server"
+        }
         ErrorCode::Stale => "the handle names nothing any more",
         ErrorCode::NoAttribute => "no such extended attribute",
         ErrorCode::Range => "the value does not fit into the buffer",

@@ -6,19 +6,30 @@
 //! Invariant: an entry's count is the number of replies that carried the handle as an entry (lookup,
 //! create, mknod, mkdir, symlink, link, readdirplus) minus what forget gave back; at 0 the entry is
 //! gone.
+//!
+//! An entry also remembers which state of the bytes the kernel's pages show, so that opening a file
+//! for reading that nobody has changed keeps them. Read and filled by open; anything this mount or
+//! another does to the bytes moves the file's change count on, and then the next open drops them.
 use fuser::INodeNo;
 use parking_lot::Mutex;
-use pvfs2_proto::Handle;
+use pvfs2_proto::{Attr, AttrFlags, Handle};
 use std::collections::HashMap;
 
 /// What the kernel calls the root of a mount.
 pub const FUSE_ROOT: u64 = 1;
 const SHARDS: usize = 32;
 
+#[derive(Default)]
+struct Entry {
+    lookups: u64,
+    /// The file's change count at the last open for reading; `None`: its pages may show anything.
+    seen_change: Option<u64>,
+}
+
 /// The inode table of one mount.
 pub struct Inodes {
     root: Handle,
-    shards: Vec<Mutex<HashMap<u64, u64>>>,
+    shards: Vec<Mutex<HashMap<u64, Entry>>>,
 }
 
 impl Inodes {
@@ -45,7 +56,7 @@ impl Inodes {
     /// An entry with `handle` is about to be sent to the kernel.
     pub fn remember(&self, handle: Handle) {
         if handle != self.root {
-            *self.shard(handle).lock().entry(handle.0).or_insert(0) += 1;
+            self.shard(handle).lock().entry(handle.0).or_default().lookups += 1;
         }
     }
 
@@ -55,9 +66,9 @@ impl Inodes {
             return false;
         }
         let mut shard = self.shard(handle).lock();
-        let Some(count) = shard.get_mut(&handle.0) else { return true };
-        *count = count.saturating_sub(lookups);
-        if *count > 0 {
+        let Some(entry) = shard.get_mut(&handle.0) else { return true };
+        entry.lookups = entry.lookups.saturating_sub(lookups);
+        if entry.lookups > 0 {
             return false;
         }
         shard.remove(&handle.0);
@@ -66,7 +77,18 @@ impl Inodes {
 
     /// Lookups that the kernel holds on `handle`.
     pub fn lookups(&self, handle: Handle) -> u64 {
-        self.shard(handle).lock().get(&handle.0).copied().unwrap_or(0)
+        self.shard(handle).lock().get(&handle.0).map_or(0, |e| e.lookups)
+    }
+
+    /// `attr` came with an open. True: the kernel may keep the file's pages. Only an open for
+    /// reading of a file whose change count tells everything may do so, or be remembered.
+    pub fn may_keep_pages(&self, attr: &Attr, write: bool) -> bool {
+        let is_known = !write && !attr.has(AttrFlags::SIZE_DYNAMIC);
+        let mut shard = self.shard(attr.handle()).lock();
+        let Some(entry) = shard.get_mut(&attr.handle) else { return false };
+        let now = is_known.then_some(attr.change);
+        let before = std::mem::replace(&mut entry.seen_change, now);
+        is_known && before == now
     }
 
     /// How many inodes the kernel knows, without the root.
@@ -79,7 +101,7 @@ impl Inodes {
         self.len() == 0
     }
 
-    fn shard(&self, handle: Handle) -> &Mutex<HashMap<u64, u64>> {
+    fn shard(&self, handle: Handle) -> &Mutex<HashMap<u64, Entry>> {
         // Handles count up, so the low bits spread them evenly.
         &self.shards[handle.0 as usize % SHARDS]
     }
@@ -102,6 +124,24 @@ mod tests {
         assert!(t.forget(h, 1));
         assert!(t.is_empty());
         assert!(t.forget(h, 1), "a forget for an unknown inode is harmless");
+    }
+
+    #[test]
+    fn pages_stay_while_nobody_changes_the_file() {
+        let t = Inodes::new(Handle::ROOT);
+        let mut attr = Attr { handle: 9, change: 5, ..Attr::default() };
+        assert!(!t.may_keep_pages(&attr, false), "the kernel does not know it");
+        t.remember(Handle(9));
+        assert!(!t.may_keep_pages(&attr, false), "first open");
+        assert!(t.may_keep_pages(&attr, false), "nothing happened");
+        attr.change = 6;
+        assert!(!t.may_keep_pages(&attr, false), "changed");
+        assert!(t.may_keep_pages(&attr, false));
+        assert!(!t.may_keep_pages(&attr, true), "opened for writing");
+        assert!(!t.may_keep_pages(&attr, false), "it may have been written");
+        attr.set(AttrFlags::SIZE_DYNAMIC, true);
+        assert!(!t.may_keep_pages(&attr, false), "somebody writes");
+        assert!(!t.may_keep_pages(&attr, false));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! - [`dispatch`]: runs a machine on this thread, or hands it to the background when it stalls
 //! - [`attrs`]: attributes as FUSE wants them
 //! - [`inodes`]: what the kernel knows, with its lookup counts
+//! - [`open_files`]: what the kernel has open
 //! - [`dirs`]: open directories and their offsets
 //! - [`errno`]: the one table from error codes to errnos
 pub mod attrs;
@@ -22,5 +23,6 @@ pub mod errno;
 pub mod fuse_ops;
 pub mod inodes;
 pub mod mount;
+pub mod open_files;
 pub mod options;
 mod sys_mount;

@@ -14,7 +14,7 @@ use crate::options::{Allow, MountOptions};
 use crate::sys_mount::{self, DEV_FUSE, FS_TYPE, MountEntry};
 use fuser::{Config, Notifier, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
-use pvfs2_client::Client;
+use pvfs2_client::{Background, Client};
 use pvfs2_proto::{Handle, PvfsError};
 use rustix::io::Errno;
 use std::io;
@@ -37,7 +37,9 @@ const LOOPS_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// No `/dev/fuse`.
-    #[error("{DEV_FUSE} is missing: load the module (modprobe fuse), or give the container the device")]
+    #[error(
+        "{DEV_FUSE} is missing: load the module (modprobe fuse), or give the container the device"
+    )]
     NoDevice,
     /// `/dev/fuse` is there but not for us.
     #[error("{DEV_FUSE} may not be opened by this user: mount as root, or let its mode be 0666")]
@@ -124,13 +126,16 @@ pub enum Inval {
     },
 }
 
-/// Mounts the directory `root` of `client`'s file system on `target`. `source` is what the mount
-/// table shows, `options` what [`MountOptions::parse`] made of `-o`.
+/// Mounts the directory `root` of `client`'s file system on `target`. `background` drives what stalls
+/// and must outlive the mount (shut it down after the unmount: it sends the last releases and says
+/// goodbye). `source` is what the mount table shows, `options` what [`MountOptions::parse`] made of
+/// `-o`.
 ///
 /// # Errors
 /// [`MountError`]; nothing stays mounted.
 pub fn mount(
     client: Arc<Client>,
+    background: Arc<Background>,
     root: Handle,
     target: &Path,
     source: &str,
@@ -140,7 +145,7 @@ pub fn mount(
     let (target, mended) = check_target(target)?;
     let is_root = rustix::process::geteuid().is_root();
     let (inval, to_invalidate) = mpsc::channel();
-    let fs = PvfsFs::new(client, Arc::new(Inodes::new(root)), options, inval);
+    let fs = PvfsFs::new(client, background, Arc::new(Inodes::new(root)), options, inval);
     let device = if is_root {
         sys_mount::mount_as_root(&target, source, options)
     } else {
@@ -182,7 +187,10 @@ pub fn remount(target: &Path, options: &MountOptions) -> Result<(), MountError> 
     let system = |target: &Path, why| MountError::System { target: target.to_path_buf(), why };
     let entry = sys_mount::mount_at(&target).map_err(|why| system(&target, why))?;
     if !entry.is_some_and(|e| e.fs_type == FS_TYPE) {
-        return Err(system(&target, io::Error::other("no file system of this kind is mounted there")));
+        return Err(system(
+            &target,
+            io::Error::other("no file system of this kind is mounted there"),
+        ));
     }
     sys_mount::remount(&target, options).map_err(|why| system(&target, why))
 }
@@ -274,7 +282,9 @@ fn mount_error(target: &Path, why: io::Error) -> MountError {
         Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => MountError::NoDevice,
         Some(Errno::PERM) => MountError::System {
             target: target.to_path_buf(),
-            why: io::Error::other("the system does not let this user mount (CAP_SYS_ADMIN is missing)"),
+            why: io::Error::other(
+                "the system does not let this user mount (CAP_SYS_ADMIN is missing)",
+            ),
         },
         _ => MountError::System { target: target.to_path_buf(), why },
     }

@@ -3,7 +3,10 @@
 //! Place in the walks: mount; the cli parses with this and hands the result to [`crate::mount`].
 //! Invariant: an option that is neither known nor one of those that belong to mount(8) and systemd
 //! is refused by name; a later option wins over an earlier one.
+use pvfs2_client::ClientConfig;
+use pvfs2_client::client::groups_from_proc;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How `max-write` is bounded: what one kernel request may carry with 256 pages.
 pub const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -61,6 +64,9 @@ pub struct MountOptions {
     pub read_only: bool,
     /// `noatime`.
     pub no_atime: bool,
+    /// `atime`, `relatime` or `strictatime`: tell the servers when files were read. Not said: the
+    /// kernel is not told not to, and the servers are not told.
+    pub atime: bool,
     /// `nodiratime`.
     pub no_diratime: bool,
     /// `suid` / `nosuid`; not said: suid when root mounts.
@@ -109,6 +115,7 @@ impl Default for MountOptions {
         MountOptions {
             read_only: false,
             no_atime: false,
+            atime: false,
             no_diratime: false,
             suid: None,
             dev: None,
@@ -162,6 +169,19 @@ impl MountOptions {
         Ok(())
     }
 
+    /// Puts what concerns the client into its configuration.
+    pub fn configure(&self, config: &mut ClientConfig) {
+        config.acache_ms = self.acache_ms;
+        config.ncache_ms = self.ncache_ms;
+        config.hard = self.hard;
+        config.retry_limit = self.retry_limit;
+        config.retry_delay_ms = self.retry_delay_ms;
+        config.stall_ms = self.stall_ms;
+        config.spin_us = self.spin_us;
+        config.atime = self.atime;
+        config.groups_of = Some(Arc::new(groups_from_proc));
+    }
+
     /// The number of FUSE event loops.
     pub fn thread_count(&self) -> usize {
         self.threads.unwrap_or_else(|| {
@@ -183,8 +203,10 @@ impl MountOptions {
         match name {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
-            "noatime" => self.no_atime = true,
-            "atime" | "relatime" | "strictatime" => self.no_atime = false,
+            "noatime" | "atime" | "relatime" | "strictatime" => {
+                self.no_atime = name == "noatime";
+                self.atime = !self.no_atime;
+            }
             "nodiratime" => self.no_diratime = true,
             "diratime" => self.no_diratime = false,
             "suid" => self.suid = Some(true),
@@ -223,7 +245,8 @@ impl MountOptions {
             "stall-ms" => self.stall_ms = Some(number("stall-ms", value, 1, 60_000)? as u32),
             "spin-us" => self.spin_us = Some(number("spin-us", value, 0, 1_000_000)? as u32),
             "retry-limit" => {
-                self.retry_limit = Some(number("retry-limit", value, 0, u64::from(u32::MAX))? as u32);
+                self.retry_limit =
+                    Some(number("retry-limit", value, 0, u64::from(u32::MAX))? as u32);
             }
             "retry-delay-ms" => {
                 self.retry_delay_ms = Some(number("retry-delay-ms", value, 1, DAY_MS)? as u32);
@@ -372,7 +395,8 @@ mod tests {
         assert_eq!(MountOptions::parse("threads"), Err(OptionError::NeedsValue("threads")));
         assert_eq!(MountOptions::parse("ro=1"), Err(OptionError::TakesNoValue("ro")));
         assert_eq!(MountOptions::parse("subdir="), Err(OptionError::NeedsValue("subdir")));
-        for bad in ["threads=0", "threads=x", "max-write=100", "max-write=99999999", "stall-ms=-1"] {
+        for bad in ["threads=0", "threads=x", "max-write=100", "max-write=99999999", "stall-ms=-1"]
+        {
             let e = MountOptions::parse(bad).unwrap_err();
             assert!(matches!(e, OptionError::BadValue { .. }), "{bad}: {e}");
         }

@@ -270,7 +270,6 @@ pub fn is_dead_mount(path: &Path) -> bool {
     matches!(rustix::fs::stat(path), Err(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

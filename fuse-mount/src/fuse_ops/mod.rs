@@ -1,0 +1,613 @@
+//! One short function per callback of the kernel.
+//!
+//! Place in the walks: the first room of read, write and create. A callback makes one machine of
+//! `client-lib`, lets [`crate::dispatch`] run it, and turns the outcome into the reply; the longer
+//! ones are in [`io`] (bytes), [`open`] (opening and closing) and [`listing`] (directories), the
+//! replies that many share in [`replies`].
+//!
+//! Invariants: every entry sent to the kernel is counted in the inode table; the count of this
+//! mount's own changes moves on before a change is answered, so that no directory page read before
+//! serves attributes after.
+mod io;
+mod listing;
+mod open;
+mod replies;
+
+use crate::attrs::time_spec;
+use crate::dirs::DirHandle;
+use crate::dispatch::{Dispatch, errno};
+use crate::inodes::Inodes;
+use crate::mount::Inval;
+use crate::open_files::OpenMap;
+use crate::options::MountOptions;
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use pvfs2_client::sys::{
+    Create, Fallocate, Getattr, Getxattr, Link, Listxattr, Lookup, Lseek, Mkdir, Mknod, Readlink,
+    Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, Symlink, Unlink,
+};
+use pvfs2_client::{Background, Client, OpenFile};
+use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
+use pvfs2_proto::op::{CreateRequest, FallocateKind};
+use pvfs2_proto::{Handle, SetAttr};
+use replies::Ttl;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::SystemTime;
+
+/// Requests that the kernel may have in flight in the background (read-ahead, releases).
+const MAX_BACKGROUND: u16 = 64;
+
+/// The file system as fuser sees it.
+pub struct PvfsFs {
+    dispatch: Dispatch,
+    shared: Arc<Shared>,
+    max_write_bytes: u32,
+    cache_symlinks: bool,
+}
+
+/// What replies need, also on the background thread.
+pub(crate) struct Shared {
+    pub(crate) inodes: Arc<Inodes>,
+    pub(crate) files: OpenMap<Opened>,
+    pub(crate) dirs: OpenMap<DirHandle>,
+    pub(crate) ttl: Ttl,
+    /// Counts this mount's own changes; see the head of the file.
+    changes: AtomicU64,
+    inval: mpsc::Sender<Inval>,
+}
+
+/// An open file as the kernel holds it.
+pub(crate) struct Opened {
+    /// The file.
+    pub(crate) file: Arc<OpenFile>,
+    /// Its bytes pass the kernel's page cache by.
+    pub(crate) direct: bool,
+}
+
+impl Shared {
+    /// This mount has changed something.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often it has.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Tells the kernel, from another thread (from this one it could wait for itself).
+    pub(crate) fn invalidate(&self, job: Inval) {
+        // The receiver is gone only when the mount has ended.
+        let _ = self.inval.send(job);
+    }
+}
+
+impl PvfsFs {
+    /// The file system for one mount of `client`, whose background thread is `background`. What the
+    /// kernel shall forget goes to `inval`.
+    pub fn new(
+        client: Arc<Client>,
+        background: Arc<Background>,
+        inodes: Arc<Inodes>,
+        options: &MountOptions,
+        inval: mpsc::Sender<Inval>,
+    ) -> PvfsFs {
+        let shared = Shared {
+            inodes,
+            files: OpenMap::default(),
+            dirs: OpenMap::default(),
+            ttl: Ttl::new(options.acache_ms, options.ncache_ms),
+            changes: AtomicU64::new(0),
+            inval,
+        };
+        PvfsFs {
+            dispatch: Dispatch::new(client, background),
+            shared: Arc::new(shared),
+            max_write_bytes: options.max_write_bytes,
+            cache_symlinks: options.acache_ms > 0,
+        }
+    }
+
+    fn handle(&self, ino: INodeNo) -> Handle {
+        self.shared.inodes.handle(ino)
+    }
+
+    fn opened(&self, fh: FileHandle) -> Option<Arc<Opened>> {
+        self.shared.files.get(fh.0)
+    }
+}
+
+/// A name off the kernel.
+fn name(name: &OsStr) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
+}
+
+/// Extended attributes that the file system does not have at this stage: POSIX ACLs.
+fn is_acl(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"system.posix_acl_")
+}
+
+/// What fallocate's flags mean; `None`: not supported.
+fn fallocate_kind(flags: i32) -> Option<FallocateKind> {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH_KEEP: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_KEEP: i32 = ZERO | KEEP;
+    match flags {
+        0 => Some(FallocateKind::Allocate),
+        KEEP => Some(FallocateKind::KeepSize),
+        PUNCH_KEEP => Some(FallocateKind::PunchHole),
+        ZERO => Some(FallocateKind::ZeroRange),
+        ZERO_KEEP => Some(FallocateKind::ZeroKeepSize),
+        _ => None,
+    }
+}
+
+impl Filesystem for PvfsFs {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_BIG_WRITES,
+            InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ];
+        let symlinks = self.cache_symlinks.then_some(InitFlags::FUSE_CACHE_SYMLINKS);
+        for capability in wanted.into_iter().chain(symlinks) {
+            if config.add_capabilities(capability).is_err() {
+                tracing::debug!(?capability, "this kernel does not have it");
+            }
+        }
+        let _ = config.set_max_write(self.max_write_bytes);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.close_all();
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
+        let machine = Lookup::new(self.handle(parent), name(child));
+        self.dispatch.run(req, machine, self.shared.looked_up(reply));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.shared.inodes.forget(self.handle(ino), nlookup);
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let machine = Getattr::new(self.handle(ino));
+        self.dispatch.run(req, machine, self.shared.attr("getattr", reply));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|m| m & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(time_spec),
+            mtime: mtime.map(time_spec),
+            // Under HANDLE_KILLPRIV_V2 this is ours: chown always clears, truncate for all but
+            // root (fuser does not show the kernel's own word on it).
+            kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0),
+            by_open_file: fh.and_then(|fh| self.opened(fh)).is_some_and(|o| o.file.write),
+        };
+        let machine = Setattr::new(self.handle(ino), set);
+        self.dispatch.run(req, machine, self.shared.changed_attr("setattr", reply));
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.dispatch.run(req, Readlink::new(self.handle(ino)), |result| match result {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno("readlink", &e)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (dir, name, mode) = (self.handle(parent), name(child), mode & !(umask & 0o777));
+        if mode & S_IFMT != S_IFREG {
+            let machine = Mknod::new(dir, name, mode, rdev);
+            return self.dispatch.run(req, machine, self.shared.made("mknod", reply));
+        }
+        let request = CreateRequest {
+            dir: dir.0,
+            name,
+            mode: mode & 0o7777,
+            exclusive: true,
+            no_open: true,
+            ..CreateRequest::default()
+        };
+        let entry = self.shared.made("mknod", reply);
+        self.dispatch.run(req, Create::new(request), |r| entry(r.map(|created| created.attr)));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let machine = Mkdir::new(self.handle(parent), name(child), mode & 0o7777 & !umask);
+        self.dispatch.run(req, machine, self.shared.made("mkdir", reply));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
+        let machine = Unlink::new(self.handle(parent), name(child));
+        self.dispatch.run(req, machine, self.shared.done("unlink", reply));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
+        let machine = Rmdir::new(self.handle(parent), name(child));
+        self.dispatch.run(req, machine, self.shared.done("rmdir", reply));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
+        let machine = Symlink::new(self.handle(parent), name(link), target);
+        self.dispatch.run(req, machine, self.shared.made("symlink", reply));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        new_parent: INodeNo,
+        new_child: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+        if !known.contains(flags) || flags == known {
+            return reply.error(Errno::EINVAL);
+        }
+        let machine = Rename::new(
+            (self.handle(parent), name(child)),
+            (self.handle(new_parent), name(new_child)),
+            flags.contains(RenameFlags::RENAME_NOREPLACE),
+            flags.contains(RenameFlags::RENAME_EXCHANGE),
+        );
+        self.dispatch.run(req, machine, self.shared.done("rename", reply));
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_child: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let machine = Link::new(self.handle(ino), self.handle(new_parent), name(new_child));
+        self.dispatch.run(req, machine, self.shared.made("link", reply));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.open_file(req, self.handle(ino), flags.0, reply);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        child: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let mode = mode & 0o7777 & !umask;
+        self.create_file(req, (self.handle(parent), name(child)), mode, flags, reply);
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        logical_offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.opened(fh) {
+            Some(opened) => self.read_file(req, &opened, logical_offset, size as usize, reply),
+            None => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        logical_offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.opened(fh) {
+            Some(opened) => {
+                let how = io::WriteHow::new(write_flags, flags.0, opened.direct);
+                self.write_file(req, &opened, logical_offset, data, how, reply);
+            }
+            None => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn flush(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        match self.opened(fh) {
+            Some(opened) => self.flush_file(req, &opened, reply),
+            None => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        match self.shared.files.remove(fh.0) {
+            Some(opened) => self.release_file(&opened, reply),
+            None => reply.ok(),
+        }
+    }
+
+    fn fsync(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync_object(req, self.handle(ino), self.opened(fh), reply);
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let dir = Arc::new(DirHandle::new(self.handle(ino)));
+        reply.opened(FileHandle(self.shared.dirs.insert(dir)), fuser::FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        match self.shared.dirs.get(fh.0) {
+            Some(dir) => self.list(req, dir, offset, listing::Out::Plain(reply)),
+            None => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        match self.shared.dirs.get(fh.0) {
+            Some(dir) => self.list(req, dir, offset, listing::Out::Plus(reply)),
+            None => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.shared.dirs.remove(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync_object(req, self.handle(ino), None, reply);
+    }
+
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.dispatch.run(req, Statfs::new(), replies::statfs(reply));
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        key: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if is_acl(key) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let machine = Setxattr::new(
+            self.handle(ino),
+            name(key),
+            Bytes::copy_from_slice(value),
+            flags & libc::XATTR_CREATE != 0,
+            flags & libc::XATTR_REPLACE != 0,
+        );
+        self.dispatch.run(req, machine, self.shared.done("setxattr", reply));
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
+        if is_acl(key) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let machine = Getxattr::new(self.handle(ino), name(key));
+        self.dispatch.run(req, machine, move |r| replies::xattr("getxattr", size, reply, r));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.dispatch.run(req, Listxattr::new(self.handle(ino)), move |r| {
+            replies::xattr("listxattr", size, reply, r.map(|names| replies::join_names(&names)));
+        });
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, key: &OsStr, reply: ReplyEmpty) {
+        if is_acl(key) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let machine = Removexattr::new(self.handle(ino), name(key));
+        self.dispatch.run(req, machine, self.shared.done("removexattr", reply));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        logical_offset: u64,
+        len: u64,
+        flags: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(opened) = self.opened(fh) else { return reply.error(Errno::EBADF) };
+        let Some(kind) = fallocate_kind(flags) else { return reply.error(Errno::EOPNOTSUPP) };
+        let file = opened.file.clone();
+        let machine = Fallocate::new(file, kind, logical_offset, len, req.uid() != 0);
+        self.dispatch.run(req, machine, self.shared.done("fallocate", reply));
+    }
+
+    fn lseek(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let Some(opened) = self.opened(fh) else { return reply.error(Errno::EBADF) };
+        match io::seek_target(offset, whence) {
+            Ok((from, whence)) => {
+                let machine = Lseek::new(&opened.file, from, whence);
+                self.dispatch.run(req, machine, replies::seek(reply));
+            }
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fallocate_flags() {
+        assert_eq!(fallocate_kind(0), Some(FallocateKind::Allocate));
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_KEEP_SIZE), Some(FallocateKind::KeepSize));
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        assert_eq!(fallocate_kind(punch), Some(FallocateKind::PunchHole));
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_ZERO_RANGE), Some(FallocateKind::ZeroRange));
+        let zero_keep = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        assert_eq!(fallocate_kind(zero_keep), Some(FallocateKind::ZeroKeepSize));
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_COLLAPSE_RANGE), None);
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_PUNCH_HOLE), None);
+    }
+
+    #[test]
+    fn acl_names() {
+        assert!(is_acl(OsStr::new("system.posix_acl_access")));
+        assert!(!is_acl(OsStr::new("user.system.posix_acl_access")));
+    }
+}

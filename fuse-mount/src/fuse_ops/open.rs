@@ -1,0 +1,208 @@
+//! Opening and closing files.
+//!
+//! Place in the walks: create and open come here first, release last. Invariant: every answered open
+//! has a number in the table of open files until the kernel releases it, or until the mount ends.
+use super::replies::GENERATION;
+use super::{Opened, PvfsFs, Shared};
+use crate::attrs::file_attr;
+use crate::dispatch::errno;
+use bytes::Bytes;
+use fuser::{Errno, FileHandle, FopenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
+use pvfs2_client::OpenFile;
+use pvfs2_client::sys::{Create, Flush, Fsync, Open, Release};
+use pvfs2_proto::{Handle, Result};
+use std::sync::Arc;
+
+/// The kernel's mark of an open for execution (FMODE_EXEC), which passes through to us.
+const O_EXEC_MARK: i32 = 0x20;
+
+/// What a program's `O_` flags mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OpenHow {
+    read: bool,
+    write: bool,
+    truncate: bool,
+    append: bool,
+    direct: bool,
+    exec: bool,
+}
+
+impl OpenHow {
+    fn new(flags: i32) -> OpenHow {
+        let access = flags & libc::O_ACCMODE;
+        OpenHow {
+            read: access != libc::O_WRONLY,
+            write: access == libc::O_WRONLY || access == libc::O_RDWR,
+            truncate: flags & libc::O_TRUNC != 0,
+            append: flags & libc::O_APPEND != 0,
+            direct: flags & libc::O_DIRECT != 0,
+            exec: flags & O_EXEC_MARK != 0 && access == libc::O_RDONLY,
+        }
+    }
+
+    /// How the kernel shall treat the open file. Appended bytes pass its pages by, because the
+    /// metadata server says where they go; a file only read needs no flush at its close.
+    fn fopen(self, may_keep_pages: bool) -> FopenFlags {
+        let mut out = FopenFlags::empty();
+        out.set(FopenFlags::FOPEN_DIRECT_IO, self.is_direct());
+        out.set(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, self.direct && !self.append);
+        out.set(FopenFlags::FOPEN_NOFLUSH, !self.write);
+        out.set(FopenFlags::FOPEN_KEEP_CACHE, may_keep_pages && !self.is_direct());
+        out
+    }
+
+    fn is_direct(self) -> bool {
+        self.direct || (self.append && self.write)
+    }
+}
+
+impl Shared {
+    /// Gives an open file its number, and the kernel's flags for it.
+    fn opened(&self, file: Arc<OpenFile>, how: OpenHow) -> (FileHandle, FopenFlags) {
+        let keep = self.inodes.may_keep_pages(&file.attr, how.write);
+        let opened = Opened { file, direct: how.is_direct() };
+        (FileHandle(self.files.insert(Arc::new(opened))), how.fopen(keep))
+    }
+}
+
+impl PvfsFs {
+    pub(super) fn open_file(&self, req: &Request, handle: Handle, flags: i32, reply: ReplyOpen) {
+        let how = OpenHow::new(flags);
+        let machine = match how.exec {
+            true => Open::new(handle, (false, false), false).exec(),
+            false => Open::new(handle, (how.read, how.write), how.truncate),
+        };
+        let shared = self.shared.clone();
+        self.dispatch.run(req, machine, move |result| {
+            if how.truncate {
+                shared.changed();
+            }
+            match result {
+                Ok(file) => {
+                    let (fh, fopen) = shared.opened(file, how);
+                    reply.opened(fh, fopen);
+                }
+                Err(e) => reply.error(errno("open", &e)),
+            }
+        });
+    }
+
+    pub(super) fn create_file(
+        &self,
+        req: &Request,
+        (dir, name): (Handle, Bytes),
+        mode: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let how = OpenHow::new(flags);
+        let exclusive = flags & libc::O_EXCL != 0;
+        let access = (how.read, how.write);
+        let machine = Create::open(dir, name, mode, access, exclusive, how.truncate);
+        let shared = self.shared.clone();
+        self.dispatch.run(req, machine, move |result| {
+            shared.changed();
+            let created = match result {
+                Ok(created) => created,
+                Err(e) => return reply.error(errno("create", &e)),
+            };
+            let Some(file) = created.file else {
+                tracing::error!("a create that opens gave no open file (a fault of this program)");
+                return reply.error(Errno::EIO);
+            };
+            let handle = created.attr.handle();
+            shared.inodes.remember(handle);
+            let (fh, fopen) = shared.opened(file, how);
+            let attr = file_attr(&created.attr, shared.inodes.ino(handle));
+            reply.created(&shared.ttl.both, &attr, GENERATION, fh, fopen);
+        });
+    }
+
+    /// close(2) of one descriptor. Costs a request only where something waits to be told.
+    pub(super) fn flush_file(&self, req: &Request, opened: &Opened, reply: ReplyEmpty) {
+        let op = self.dispatch.open_file_op(req);
+        self.dispatch.run_op(op, Flush::new(opened.file.clone()), answer("flush", reply));
+    }
+
+    /// The last descriptor is closed; nobody waits for the outcome.
+    pub(super) fn release_file(&self, opened: &Opened, reply: ReplyEmpty) {
+        self.shared.changed();
+        if !opened.file.write {
+            self.dispatch.background().release(opened.file.clone());
+            return reply.ok();
+        }
+        // Whoever closed it may be on its way out: the release is nobody's to interrupt.
+        let op = self.dispatch.own_op();
+        self.dispatch.run_op(op, Release::new(opened.file.clone()), answer("release", reply));
+    }
+
+    pub(super) fn sync_object(
+        &self,
+        req: &Request,
+        handle: Handle,
+        opened: Option<Arc<Opened>>,
+        reply: ReplyEmpty,
+    ) {
+        let machine = match opened {
+            Some(opened) => Fsync::file(opened.file.clone()),
+            None => Fsync::object(handle),
+        };
+        self.dispatch.run_op(self.dispatch.open_file_op(req), machine, answer("fsync", reply));
+    }
+
+    /// The mount has ended with files open (it was cut off): the servers hear of it all the same.
+    pub(super) fn close_all(&self) {
+        for opened in self.shared.files.drain() {
+            if opened.file.write {
+                let release = Release::new(opened.file.clone());
+                self.dispatch.continue_later(self.dispatch.own_op(), release, |result| {
+                    if let Err(e) = result {
+                        tracing::warn!("a file that was open at the end of the mount: {e}");
+                    }
+                });
+            } else {
+                self.dispatch.background().release(opened.file.clone());
+            }
+        }
+    }
+}
+
+fn answer(op: &'static str, reply: ReplyEmpty) -> impl FnOnce(Result<()>) + Send + 'static {
+    move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(op, &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_modes() {
+        let how = OpenHow::new(libc::O_RDONLY);
+        assert!(how.read && !how.write);
+        let how = OpenHow::new(libc::O_WRONLY | libc::O_TRUNC);
+        assert!(!how.read && how.write && how.truncate);
+        let how = OpenHow::new(libc::O_RDWR);
+        assert!(how.read && how.write && !how.truncate);
+        assert!(OpenHow::new(O_EXEC_MARK).exec);
+    }
+
+    #[test]
+    fn kernel_flags() {
+        let fopen = |flags, keep| OpenHow::new(flags).fopen(keep);
+        assert_eq!(fopen(libc::O_RDONLY, false), FopenFlags::FOPEN_NOFLUSH);
+        assert_eq!(
+            fopen(libc::O_RDONLY, true),
+            FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE
+        );
+        assert_eq!(fopen(libc::O_RDWR, false), FopenFlags::empty());
+        assert_eq!(fopen(libc::O_WRONLY | libc::O_APPEND, true), FopenFlags::FOPEN_DIRECT_IO);
+        assert_eq!(
+            fopen(libc::O_RDWR | libc::O_DIRECT, false),
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+        );
+        assert_eq!(fopen(libc::O_RDONLY | libc::O_APPEND, false), FopenFlags::FOPEN_NOFLUSH);
+    }
+}

@@ -1,0 +1,216 @@
+//! Replies that many callbacks share: each turns a machine's outcome into the kernel's answer.
+//!
+//! Place in the walks: the end of every operation, on the FUSE thread or the background thread.
+use super::Shared;
+use crate::attrs::{file_attr, negative_entry};
+use crate::dispatch::errno;
+use fuser::{
+    Errno, Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyXattr,
+};
+use pvfs2_client::sys::StatfsOut;
+use pvfs2_proto::{Attr, ErrorCode, Result};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Handles are not used again, so one generation is enough.
+pub(crate) const GENERATION: Generation = Generation(0);
+/// Unit of sizes in statfs.
+const STATFS_UNIT_BYTES: u64 = 4_096;
+
+/// Life of what the kernel caches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ttl {
+    /// Attributes.
+    pub(crate) attr: Duration,
+    /// Names.
+    pub(crate) entry: Duration,
+    /// Where FUSE (or fuser) has one number for both.
+    pub(crate) both: Duration,
+}
+
+impl Ttl {
+    /// As the mount options say.
+    pub(crate) fn new(acache_ms: u64, ncache_ms: u64) -> Ttl {
+        Ttl {
+            attr: Duration::from_millis(acache_ms),
+            entry: Duration::from_millis(ncache_ms),
+            both: Duration::from_millis(acache_ms.min(ncache_ms)),
+        }
+    }
+}
+
+impl Shared {
+    /// Counts the lookup and answers an entry.
+    fn entry(&self, attr: &Attr, reply: ReplyEntry) {
+        let handle = attr.handle();
+        self.inodes.remember(handle);
+        let file = file_attr(attr, self.inodes.ino(handle));
+        reply.entry_with_ttls(&self.ttl.attr, &self.ttl.entry, &file, GENERATION);
+    }
+
+    /// Answers a lookup; a name that does not exist may be remembered as such.
+    pub(crate) fn looked_up(
+        self: &Arc<Self>,
+        reply: ReplyEntry,
+    ) -> impl FnOnce(Result<Attr>) + Send + 'static {
+        let shared = self.clone();
+        move |result| match result {
+            Ok(attr) => shared.entry(&attr, reply),
+            Err(e) if e.code == ErrorCode::NotFound && !shared.ttl.entry.is_zero() => {
+                let none = negative_entry();
+                reply.entry_with_ttls(&Duration::ZERO, &shared.ttl.entry, &none, GENERATION);
+            }
+            Err(e) => reply.error(errno("lookup", &e)),
+        }
+    }
+
+    /// Answers an operation that made a name.
+    pub(crate) fn made(
+        self: &Arc<Self>,
+        op: &'static str,
+        reply: ReplyEntry,
+    ) -> impl FnOnce(Result<Attr>) + Send + 'static {
+        let shared = self.clone();
+        move |result| {
+            shared.changed();
+            match result {
+                Ok(attr) => shared.entry(&attr, reply),
+                Err(e) => reply.error(errno(op, &e)),
+            }
+        }
+    }
+
+    /// Answers attributes.
+    pub(crate) fn attr(
+        self: &Arc<Self>,
+        op: &'static str,
+        reply: ReplyAttr,
+    ) -> impl FnOnce(Result<Attr>) + Send + 'static {
+        let shared = self.clone();
+        move |result| match result {
+            Ok(attr) => {
+                let file = file_attr(&attr, shared.inodes.ino(attr.handle()));
+                reply.attr(&shared.ttl.attr, &file);
+            }
+            Err(e) => reply.error(errno(op, &e)),
+        }
+    }
+
+    /// Answers the attributes after a change of them.
+    pub(crate) fn changed_attr(
+        self: &Arc<Self>,
+        op: &'static str,
+        reply: ReplyAttr,
+    ) -> impl FnOnce(Result<Attr>) + Send + 'static {
+        let shared = self.clone();
+        let answer = self.attr(op, reply);
+        move |result| {
+            shared.changed();
+            answer(result);
+        }
+    }
+
+    /// Answers a change of which the kernel hears nothing but that it worked.
+    pub(crate) fn done<T: 'static>(
+        self: &Arc<Self>,
+        op: &'static str,
+        reply: ReplyEmpty,
+    ) -> impl FnOnce(Result<T>) + Send + 'static {
+        let shared = self.clone();
+        move |result| {
+            shared.changed();
+            match result {
+                Ok(_) => reply.ok(),
+                Err(e) => reply.error(errno(op, &e)),
+            }
+        }
+    }
+}
+
+/// Answers an attribute's value or a list of names: its size when the kernel asks with 0.
+pub(crate) fn xattr<B: AsRef<[u8]>>(
+    op: &'static str,
+    size: u32,
+    reply: ReplyXattr,
+    result: Result<B>,
+) {
+    match result {
+        Ok(value) => match fit(value.as_ref(), size) {
+            Fit::Size(size) => reply.size(size),
+            Fit::Value(value) => reply.data(value),
+            Fit::TooLong => reply.error(Errno::ERANGE),
+        },
+        Err(e) => reply.error(errno(op, &e)),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fit<'a> {
+    Size(u32),
+    Value(&'a [u8]),
+    TooLong,
+}
+
+fn fit(value: &[u8], size: u32) -> Fit<'_> {
+    match (size, u32::try_from(value.len())) {
+        (_, Err(_)) => Fit::TooLong,
+        (0, Ok(len)) => Fit::Size(len),
+        (size, Ok(len)) if len > size => Fit::TooLong,
+        _ => Fit::Value(value),
+    }
+}
+
+/// Names as listxattr(2) gives them: each with a zero byte behind it.
+pub(crate) fn join_names(names: &[bytes::Bytes]) -> Vec<u8> {
+    names.iter().flat_map(|name| name.iter().copied().chain([0])).collect()
+}
+
+/// Answers statfs.
+pub(crate) fn statfs(reply: ReplyStatfs) -> impl FnOnce(Result<StatfsOut>) + Send + 'static {
+    move |result| match result {
+        Ok(s) => {
+            let free = s.bytes_free / STATFS_UNIT_BYTES;
+            let files = s.handles_used.saturating_add(s.handles_free);
+            let unit = STATFS_UNIT_BYTES as u32;
+            let total = s.bytes_total / STATFS_UNIT_BYTES;
+            let name_max = pvfs2_proto::limits::NAME_MAX as u32;
+            reply.statfs(total, free, free, files, s.handles_free, unit, name_max, unit);
+        }
+        Err(e) => reply.error(errno("statfs", &e)),
+    }
+}
+
+/// Answers lseek.
+pub(crate) fn seek(reply: ReplyLseek) -> impl FnOnce(Result<u64>) + Send + 'static {
+    move |result| match result {
+        Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+        Err(e) => reply.error(errno("lseek", &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_xattrs() {
+        assert_eq!(fit(b"abc", 0), Fit::Size(3));
+        assert_eq!(fit(b"abc", 2), Fit::TooLong);
+        assert_eq!(fit(b"abc", 3), Fit::Value(b"abc"));
+        assert_eq!(fit(b"", 0), Fit::Size(0));
+        assert_eq!(fit(b"", 5), Fit::Value(b""));
+    }
+
+    #[test]
+    fn names_end_in_zero_bytes() {
+        let names = [bytes::Bytes::from_static(b"user.a"), bytes::Bytes::from_static(b"user.b")];
+        assert_eq!(join_names(&names), b"user.a\0user.b\0");
+        assert_eq!(join_names(&[]), b"");
+    }
+
+    #[test]
+    fn one_life_for_both_is_the_shorter() {
+        let ttl = Ttl::new(1_000, 0);
+        assert_eq!((ttl.both, ttl.attr), (Duration::ZERO, Duration::from_secs(1)));
+    }
+}
