@@ -44,6 +44,11 @@ pub struct ClientConfig {
     pub retry_limit: Option<u32>,
     /// Longest pause between retries; `None`: the map's.
     pub retry_delay_ms: Option<u32>,
+    /// How long a blocking carrier waits for an answer before the operation moves to the background;
+    /// `None`: the network's default.
+    pub stall_ms: Option<u32>,
+    /// How long a blocking carrier polls a socket before it sleeps on it; `None`: the default.
+    pub spin_us: Option<u32>,
     /// Tell the servers when files were read.
     pub atime: bool,
     /// The in-process network, for `mem://` addresses.
@@ -65,6 +70,8 @@ impl ClientConfig {
             hard: false,
             retry_limit: None,
             retry_delay_ms: None,
+            stall_ms: None,
+            spin_us: None,
             atime: false,
             mem: None,
             groups_of: None,
@@ -85,6 +92,8 @@ impl ClientConfig {
         if let Some(delay_ms) = self.retry_delay_ms {
             options.retry_delay_ms = delay_ms;
         }
+        options.stall_ms = self.stall_ms.unwrap_or(options.stall_ms);
+        options.spin_us = self.spin_us.unwrap_or(options.spin_us);
         options
     }
 }
