@@ -1,0 +1,273 @@
+//! Datafiles as sparse local files: `bstreams/xx/<handle as 16 hex digits>`, `xx` being the low byte
+//! of the handle in hex; checksums beside them with the suffix `.crc`.
+//!
+//! Place in the walks: the last step of read and write. Invariant: a datafile holds the pure bytes at
+//! their physical offsets and nothing else.
+use super::media::{FileStat, Kind, LogKind, Media, MediaFile};
+use crate::error::{Result, TroveError};
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The folder `bstreams/` of a storage space.
+pub struct DiskMedia {
+    dir: PathBuf,
+    logs: [Mutex<Option<File>>; 2],
+    boot: u64,
+}
+
+impl DiskMedia {
+    /// Opens the folder, making the 256 folders in it that are missing.
+    ///
+    /// # Errors
+    /// `Os`.
+    pub fn open(dir: &Path) -> Result<DiskMedia> {
+        let mut made = false;
+        for low in 0..=255u8 {
+            let sub = dir.join(format!("{low:02x}"));
+            match std::fs::create_dir(&sub) {
+                Ok(()) => made = true,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(TroveError::os("make folder", &sub)(e)),
+            }
+        }
+        if made {
+            crate::format::sync_dir(dir)?;
+        }
+        let id = crate::format::boot_id();
+        let boot = id.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b));
+        Ok(DiskMedia { dir: dir.to_path_buf(), logs: Default::default(), boot })
+    }
+
+    fn path(&self, kind: Kind, handle: u64) -> PathBuf {
+        let suffix = match kind {
+            Kind::Data => "",
+            Kind::Sums => ".crc",
+        };
+        self.dir.join(format!("{:02x}/{handle:016x}{suffix}", handle & 0xff))
+    }
+
+    fn log_path(&self, log: LogKind) -> PathBuf {
+        self.dir.join(match log {
+            LogKind::Dirty => "DIRTY",
+            LogKind::Removed => "REMOVED",
+        })
+    }
+
+    fn with_log<T>(&self, log: LogKind, f: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        let mut slot = self.logs[log as usize].lock();
+        if slot.is_none() {
+            let path = self.log_path(log);
+            *slot = Some(OpenOptions::new().append(true).create(true).open(path)?);
+        }
+        match slot.as_ref() {
+            Some(file) => f(file),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl Media for DiskMedia {
+    fn open(
+        &self,
+        kind: Kind,
+        handle: u64,
+        create: bool,
+    ) -> io::Result<Option<(Arc<dyn MediaFile>, bool)>> {
+        let path = self.path(kind, handle);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let wrap = |file| -> Arc<dyn MediaFile> {
+            Arc::new(DiskFile { file, can_nowait: AtomicBool::new(true) })
+        };
+        match options.open(&path) {
+            Ok(file) => return Ok(Some((wrap(file), false))),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(_) if !create => return Ok(None),
+            Err(_) => {}
+        }
+        options.create(true).truncate(false).open(&path).map(|f| Some((wrap(f), true)))
+    }
+    fn remove(&self, kind: Kind, handle: u64) -> io::Result<bool> {
+        match std::fs::remove_file(self.path(kind, handle)) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+    fn sync_names(&self, handle: u64) -> io::Result<()> {
+        File::open(self.dir.join(format!("{:02x}", handle & 0xff)))?.sync_all()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.dir)?)?)
+    }
+    fn list(&self, each: &mut dyn FnMut(u64)) -> io::Result<()> {
+        for low in 0..=255u8 {
+            for entry in std::fs::read_dir(self.dir.join(format!("{low:02x}")))? {
+                let name = entry?.file_name();
+                let handle = name
+                    .to_str()
+                    .filter(|n| n.len() == 16)
+                    .and_then(|n| u64::from_str_radix(n, 16).ok());
+                if let Some(handle) = handle {
+                    each(handle);
+                }
+            }
+        }
+        Ok(())
+    }
+    fn space(&self) -> io::Result<(u64, u64)> {
+        let s = rustix::fs::statvfs(&self.dir)?;
+        Ok((s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)))
+    }
+    fn read_log(&self, log: LogKind) -> io::Result<Vec<u8>> {
+        match std::fs::read(self.log_path(log)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
+        }
+    }
+    fn append_log(&self, log: LogKind, bytes: &[u8]) -> io::Result<()> {
+        self.with_log(log, |mut f| f.write_all(bytes))
+    }
+    fn sync_log(&self, log: LogKind) -> io::Result<()> {
+        self.with_log(log, File::sync_data)
+    }
+    fn replace_log(&self, log: LogKind, bytes: &[u8]) -> io::Result<()> {
+        let mut slot = self.logs[log as usize].lock();
+        let path = self.log_path(log);
+        let aside = path.with_extension("new");
+        let mut f = File::create(&aside)?;
+        f.write_all(bytes)?;
+        f.sync_all()?;
+        std::fs::rename(&aside, &path)?;
+        *slot = None;
+        File::open(&self.dir)?.sync_all()
+    }
+    fn boot(&self) -> u64 {
+        self.boot
+    }
+    fn name(&self, kind: Kind, handle: u64) -> String {
+        self.path(kind, handle).display().to_string()
+    }
+}
+
+struct DiskFile {
+    file: File,
+    can_nowait: AtomicBool,
+}
+
+/// Slices that one `pwritev` takes.
+const IOV_MAX: usize = 1024;
+
+impl MediaFile for DiskFile {
+    fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<(), (u64, io::Error)> {
+        let total: u64 = bufs.iter().map(|b| b.len() as u64).sum();
+        let mut done = 0;
+        let (mut at, mut skip) = (0, 0);
+        while done < total {
+            while bufs.get(at).is_some_and(|b| b.len() <= skip) {
+                skip -= bufs[at].len();
+                at += 1;
+            }
+            // After a short write: finish the broken slice alone, then go on with whole ones.
+            let end = bufs.len().min(at + IOV_MAX);
+            let wrote = if skip == 0 {
+                rustix::io::pwritev(&self.file, &bufs[at..end], offset + done)
+            } else {
+                rustix::io::pwrite(&self.file, &bufs[at][skip..], offset + done)
+            };
+            match wrote {
+                Ok(0) => return Err((done, io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    done += n as u64;
+                    skip += n;
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err((done, e.into())),
+            }
+        }
+        Ok(())
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut got = 0;
+        while got < buf.len() {
+            match self.file.read_at(&mut buf[got..], offset + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(got)
+    }
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if !self.can_nowait.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut bufs = [IoSliceMut::new(buf)];
+        match rustix::io::preadv2(&self.file, &mut bufs, offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) => Ok(Some(n)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                self.can_nowait.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+    fn stat(&self) -> io::Result<FileStat> {
+        let m = self.file.metadata()?;
+        Ok(FileStat {
+            size: m.size(),
+            mtime_ns: m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec()),
+            allocated: m.blocks().saturating_mul(512),
+        })
+    }
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+    fn set_mtime(&self, mtime_ns: i64) -> io::Result<()> {
+        let time = |nsec| rustix::fs::Timespec {
+            tv_sec: mtime_ns.div_euclid(1_000_000_000),
+            tv_nsec: nsec,
+        };
+        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = rustix::fs::Timestamps {
+            last_access: omit,
+            last_modification: time(mtime_ns.rem_euclid(1_000_000_000)),
+        };
+        Ok(rustix::fs::futimens(&self.file, &times)?)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.file, how, offset, len)?)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len)?)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(Some((start, rustix::fs::seek(&self.file, SeekFrom::Hole(start))?)))
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+    fn start_writeout(&self) {
+        use std::os::fd::AsRawFd;
+        // A hint only: sync() follows and reports what fails.
+        // SAFETY: the descriptor is open for as long as `self.file` lives; no memory is passed.
+        unsafe {
+            libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+        }
+    }
+}

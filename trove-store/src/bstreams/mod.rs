@@ -1,0 +1,554 @@
+//! Bstreams: the datafiles of one server, with a CRC-32 per strip of 64 KiB.
+//!
+//! Place in the walks: the last room of read and write. Invariants: a datafile that was never
+//! written does not exist and reads as empty; only a write (or an extending truncate, or a
+//! reservation) makes it; a removed handle refuses to come back until `handle_recycle_secs` are
+//! over; what was written is synced within a second in the background, so that loss of power costs
+//! no more.
+//!
+//! The cache of open datafiles: filled by every operation that finds a datafile, trimmed by
+//! [`Bstreams::step`] to the oldest that are at rest, emptied of a handle by `remove`.
+//!
+//! - [`media`]: what is needed of a disk; [`disk`], [`memory`]: the two media
+//! - [`datafile`]: one open datafile
+//! - [`crc`], [`sums`]: the algebra, the table of a datafile's checksums and its side file
+//! - [`marks`]: the logs of dirty and of removed datafiles
+//! - [`writeout`]: what happens in the background
+mod crc;
+mod datafile;
+pub mod disk;
+pub mod marks;
+pub mod media;
+pub mod memory;
+pub mod sums;
+mod writeout;
+
+use crate::error::TroveError;
+use datafile::{Datafile, State};
+use disk::DiskMedia;
+use marks::Marks;
+use media::{Kind, Media};
+use memory::{MemDisk, MemMedia};
+use parking_lot::{Condvar, Mutex, RwLock};
+use pvfs2_proto::env::Env;
+use pvfs2_proto::op::{DfStat, PhysicalExtent};
+use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sums::Sums;
+
+/// Bytes under one checksum: a piece of the datafile, whatever the distribution of the file.
+pub const STRIP_BYTES: u64 = 65_536;
+const SHARDS: usize = 16;
+
+/// Sizes and times of bstreams.
+#[derive(Clone, Debug)]
+pub struct BstreamsOptions {
+    /// Open datafiles kept.
+    pub open_max: usize,
+    /// A removed handle refuses writes for this long.
+    pub recycle_secs: u64,
+    /// Pause between two rounds of write-out.
+    pub writeout_ms: u64,
+    /// Rounds without use after which a datafile's checksums are written down.
+    pub rest_rounds: u64,
+    /// Bytes per round that are read to learn checksums after an unclean stop.
+    pub learn_bytes: u64,
+}
+
+impl Default for BstreamsOptions {
+    fn default() -> Self {
+        BstreamsOptions {
+            open_max: 1024,
+            recycle_secs: 360,
+            writeout_ms: 600,
+            rest_rounds: 8,
+            learn_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What datafiles share.
+struct Shared {
+    env: Env,
+    marks: Marks,
+    media: Arc<dyn Media>,
+    wake: Condvar,
+    work: Mutex<Work>,
+    /// Something is to be written out, and the background knows.
+    awake: AtomicBool,
+}
+
+#[derive(Default)]
+struct Work {
+    stop: bool,
+    dirty: bool,
+}
+
+impl Shared {
+    fn name(&self, handle: u64) -> String {
+        self.media.name(Kind::Data, handle)
+    }
+    fn wake(&self) {
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            self.work.lock().dirty = true;
+            self.wake.notify_one();
+        }
+    }
+}
+
+struct Inner {
+    shared: Shared,
+    shards: [Mutex<HashMap<u64, Arc<Datafile>>>; SHARDS],
+    options: BstreamsOptions,
+    tick: AtomicU64,
+    datafiles: AtomicU64,
+    /// Snapshot for paging through [`Bstreams::list`].
+    listing: Mutex<Vec<u64>>,
+    /// Nothing was written by an earlier process that may not be on the disk yet.
+    was_clean: bool,
+    closed: AtomicBool,
+    learning: Mutex<writeout::Learning>,
+}
+
+/// The datafiles of one server.
+pub struct Bstreams {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+pub(crate) fn stale(handle: Handle) -> PvfsError {
+    PvfsError::new(ErrorCode::Stale, format!("datafile {handle} was removed"))
+}
+
+pub(crate) fn too_big(handle: Handle) -> PvfsError {
+    PvfsError::new(ErrorCode::FileTooBig, format!("datafile {handle} would be too large"))
+}
+
+impl Bstreams {
+    /// Opens `bstreams/` of a storage space and starts the background.
+    pub(crate) fn open(
+        dir: &Path,
+        options: BstreamsOptions,
+        env: Env,
+        was_clean: bool,
+    ) -> Result<Bstreams> {
+        let media = Arc::new(DiskMedia::open(dir)?);
+        let bstreams = Bstreams::new(media, options, env, was_clean)?;
+        *bstreams.thread.lock() = Some(writeout::start(&bstreams.inner, dir)?);
+        Ok(bstreams)
+    }
+
+    /// Bstreams without files or threads, on a disk of their own.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn memory(env: Env) -> Result<Bstreams> {
+        Bstreams::open_memory(&MemDisk::default(), env)
+    }
+
+    /// Opens a simulated disk, after a crash too.
+    ///
+    /// # Errors
+    /// `Io` when it crashes meanwhile.
+    pub fn open_memory(disk: &MemDisk, env: Env) -> Result<Bstreams> {
+        let media = Arc::new(MemMedia::new(disk, env.clone()));
+        Bstreams::new(media, BstreamsOptions::default(), env, false)
+    }
+
+    fn new(
+        media: Arc<dyn Media>,
+        options: BstreamsOptions,
+        env: Env,
+        was_clean: bool,
+    ) -> Result<Bstreams> {
+        let fail = |e| TroveError::os("read the logs of", Path::new("bstreams"))(e);
+        let recycle_ns =
+            i64::try_from(options.recycle_secs).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        let marks = Marks::open(media.as_ref(), env.now_ns(), recycle_ns).map_err(fail)?;
+        let mut count = 0;
+        media.list(&mut |_| count += 1).map_err(fail)?;
+        let shared = Shared {
+            env,
+            marks,
+            media,
+            wake: Condvar::new(),
+            work: Mutex::new(Work::default()),
+            awake: AtomicBool::new(false),
+        };
+        let inner = Inner {
+            shared,
+            shards: Default::default(),
+            options,
+            tick: AtomicU64::new(0),
+            datafiles: AtomicU64::new(count),
+            listing: Mutex::new(Vec::new()),
+            was_clean,
+            closed: AtomicBool::new(false),
+            learning: Mutex::default(),
+        };
+        Ok(Bstreams { inner: Arc::new(inner), thread: Mutex::new(None) })
+    }
+
+    /// Writes at a physical offset, making the datafile if need be. Gives the server's time of the
+    /// write in ns. On return the bytes are in the page cache and survive `kill -9`.
+    ///
+    /// # Errors
+    /// `Stale` for a removed handle; `NoSpace`, `FileTooBig`, `Io`.
+    pub fn write(&self, handle: Handle, physical_offset: u64, bufs: &[&[u8]]) -> Result<i64> {
+        let i = &self.inner;
+        let datafile = i.make(handle)?;
+        datafile.write(&i.shared, i.media(), physical_offset, bufs)
+    }
+
+    /// Reads at a physical offset; short at the datafile's end, 0 when there is none. May block on
+    /// the disk.
+    ///
+    /// # Errors
+    /// `Damaged` when a checksum does not match (nothing is handed out), `Stale`, `Io`.
+    pub fn read(&self, handle: Handle, physical_offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let i = &self.inner;
+        match i.find(handle)? {
+            Some(d) => Ok(d.read(&i.shared, physical_offset, buf, false)?.unwrap_or(0)),
+            None => Ok(0),
+        }
+    }
+
+    /// As [`Bstreams::read`], but only from memory; `None`: it would block, ask again in a pool.
+    ///
+    /// # Errors
+    /// As [`Bstreams::read`].
+    pub fn read_nowait(
+        &self,
+        handle: Handle,
+        physical_offset: u64,
+        buf: &mut [u8],
+    ) -> Result<Option<usize>> {
+        let i = &self.inner;
+        match i.find(handle)? {
+            Some(d) => d.read(&i.shared, physical_offset, buf, true),
+            None => Ok(Some(0)),
+        }
+    }
+
+    /// Length, time of the last write, space on disk; all 0 when there is no such datafile.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn stat(&self, handle: Handle) -> Result<DfStat> {
+        let i = &self.inner;
+        if i.is_buried(handle) {
+            return Ok(DfStat::default());
+        }
+        match i.find(handle)? {
+            Some(d) => d.stat(&i.shared),
+            None => Ok(DfStat::default()),
+        }
+    }
+
+    /// Sets the length; lengthens (and makes the datafile) only if `extend`.
+    ///
+    /// # Errors
+    /// `Stale`, `FileTooBig`, `Io`.
+    pub fn truncate(&self, handle: Handle, size: u64, extend: bool) -> Result<()> {
+        let i = &self.inner;
+        let found = if extend && size > 0 { Some(i.make(handle)?) } else { i.find(handle)? };
+        found.map_or(Ok(()), |d| d.truncate(&i.shared, i.media(), size, extend))
+    }
+
+    /// Makes a hole; the length stays.
+    ///
+    /// # Errors
+    /// `Stale`, `NotSupported` where the local file system cannot, `Io`.
+    pub fn punch(&self, handle: Handle, physical_offset: u64, len: u64) -> Result<()> {
+        let i = &self.inner;
+        let found = i.find(handle)?;
+        found.map_or(Ok(()), |d| d.punch(&i.shared, i.media(), physical_offset, len))
+    }
+
+    /// Reserves space, making the datafile if need be; the length stays.
+    ///
+    /// # Errors
+    /// `Stale`, `NoSpace`, `NotSupported`, `Io`.
+    pub fn allocate(&self, handle: Handle, physical_offset: u64, len: u64) -> Result<()> {
+        let i = &self.inner;
+        i.make(handle)?.allocate(&i.shared, i.media(), physical_offset, len)
+    }
+
+    /// Stretches with data at or after an offset, at most `max`; the datafile's length; whether
+    /// there are more.
+    ///
+    /// # Errors
+    /// `Stale`, `Io`.
+    pub fn map(
+        &self,
+        handle: Handle,
+        physical_offset: u64,
+        max: usize,
+    ) -> Result<(Vec<PhysicalExtent>, u64, bool)> {
+        let i = &self.inner;
+        match i.find(handle)? {
+            Some(d) => d.map(&i.shared, physical_offset, max),
+            None => Ok((Vec::new(), 0, false)),
+        }
+    }
+
+    /// Makes a datafile durable against loss of power: bytes, length and name. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Io`: the datafile is refused from then on.
+    pub fn sync(&self, handle: Handle) -> Result<()> {
+        let i = &self.inner;
+        if i.is_buried(handle) {
+            return Ok(());
+        }
+        i.find(handle)?.map_or(Ok(()), |d| d.sync(&i.shared, i.media()))
+    }
+
+    /// Removes a datafile; whether there was one. Writes to the handle are `Stale` from then on for
+    /// `handle_recycle_secs`, also after a restart.
+    ///
+    /// # Errors
+    /// `Io`: ask again.
+    pub fn remove(&self, handle: Handle) -> Result<bool> {
+        self.inner.remove(handle)
+    }
+
+    /// Handles above `after`, ascending, at most `max`; whether that is all. A listing begins with
+    /// `after` below every handle; later pages show the datafiles as they were at its beginning.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn list(&self, after: Handle, max: usize) -> Result<(Vec<Handle>, bool)> {
+        let mut listing = self.inner.listing.lock();
+        if after == Handle::NULL || listing.is_empty() {
+            listing.clear();
+            let media = self.inner.media();
+            media.list(&mut |h| listing.push(h)).map_err(|e| fail("list", e))?;
+            listing.sort_unstable();
+        }
+        let from = listing.partition_point(|h| *h <= after.0);
+        let to = listing.len().min(from.saturating_add(max));
+        let page = listing[from..to].iter().map(|h| Handle(*h)).collect();
+        let end = to == listing.len();
+        if end {
+            *listing = Vec::new();
+        }
+        Ok((page, end))
+    }
+
+    /// Bytes free for users, bytes in all, datafiles.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn statfs(&self) -> Result<(u64, u64, u64)> {
+        let (free, total) = self.inner.media().space().map_err(|e| fail("statfs", e))?;
+        Ok((free, total, self.inner.datafiles.load(Ordering::Relaxed)))
+    }
+
+    /// The plain CRC-32 of each strip of `strips` that lies before the datafile's end (of the last
+    /// one: of the bytes before the end).
+    ///
+    /// # Errors
+    /// `Damaged`, `Stale`, `Io`.
+    pub fn strip_crcs(&self, handle: Handle, strips: std::ops::Range<u64>) -> Result<Vec<u32>> {
+        let i = &self.inner;
+        i.find(handle)?.map_or(Ok(Vec::new()), |d| d.strip_crcs(&i.shared, strips))
+    }
+
+    /// One round of the background's work: writes out, puts datafiles at rest, trims the cache,
+    /// learns unknown checksums. In simulations nothing else does it.
+    ///
+    /// # Errors
+    /// The first of the round's errors; each has also poisoned its datafile.
+    pub fn step(&self) -> Result<()> {
+        self.inner.round()
+    }
+
+    /// Syncs everything, writes all checksums down, ends the thread. Calls after it fail.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.stop_thread();
+        self.inner.close()
+    }
+
+    fn stop_thread(&self) {
+        self.inner.shared.work.lock().stop = true;
+        self.inner.shared.wake.notify_all();
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of the thread was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Bstreams {
+    fn drop(&mut self) {
+        self.stop_thread();
+    }
+}
+
+fn fail(what: &'static str, e: io::Error) -> PvfsError {
+    TroveError::os(what, Path::new("bstreams"))(e).into()
+}
+
+impl Inner {
+    fn media(&self) -> &dyn Media {
+        self.shared.media.as_ref()
+    }
+
+    fn is_buried(&self, handle: Handle) -> bool {
+        self.shared.marks.is_buried(handle.0, self.shared.env.now_ns())
+    }
+
+    fn shard(&self, handle: u64) -> &Mutex<HashMap<u64, Arc<Datafile>>> {
+        // Fibonacci hashing: handles of one server are often consecutive.
+        let mixed = handle.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.shards[(mixed >> 60) as usize % SHARDS]
+    }
+
+    /// The open datafile, opening it if it exists.
+    fn find(&self, handle: Handle) -> Result<Option<Arc<Datafile>>> {
+        self.get(handle, false)
+    }
+
+    /// The open datafile, making it if need be.
+    fn make(&self, handle: Handle) -> Result<Arc<Datafile>> {
+        self.get(handle, true)?.ok_or_else(|| stale(handle))
+    }
+
+    fn get(&self, handle: Handle, create: bool) -> Result<Option<Arc<Datafile>>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PvfsError::new(ErrorCode::Io, "this storage space was closed"));
+        }
+        let mut shard = self.shard(handle.0).lock();
+        if let Some(d) = shard.get(&handle.0) {
+            d.used.store(self.tick.load(Ordering::Relaxed), Ordering::Relaxed);
+            return Ok(Some(d.clone()));
+        }
+        if self.is_buried(handle) {
+            return Err(stale(handle));
+        }
+        let opened = self.open_datafile(handle.0, create).map_err(|e| {
+            let code = if e.raw_os_error() == Some(libc::ENOSPC) {
+                ErrorCode::NoSpace
+            } else {
+                ErrorCode::Io
+            };
+            PvfsError::new(
+                code,
+                format!("cannot open datafile {}: {e}", self.shared.name(handle.0)),
+            )
+        })?;
+        let Some(d) = opened else { return Ok(None) };
+        let d = Arc::new(d);
+        shard.insert(handle.0, d.clone());
+        if shard.len() > self.options.open_max / SHARDS {
+            writeout::trim(&mut shard, self.options.open_max / SHARDS);
+        }
+        Ok(Some(d))
+    }
+
+    fn open_datafile(&self, handle: u64, create: bool) -> io::Result<Option<Datafile>> {
+        let Some((file, made)) = self.media().open(Kind::Data, handle, create)? else {
+            return Ok(None);
+        };
+        let marks = &self.shared.marks;
+        let found = file.stat()?;
+        let mut damaged = None;
+        let mut marked = marks.is_marked(handle);
+        let sums = if made {
+            self.datafiles.fetch_add(1, Ordering::Relaxed);
+            Sums::empty()
+        } else if marked {
+            Sums::unknown()
+        } else {
+            match self.load_sums(handle)? {
+                Some((sums, size, mtime_ns)) => {
+                    let same = size == found.size;
+                    if same && (mtime_ns == found.mtime_ns || !marks.power_lost) {
+                        sums
+                    } else if marks.power_lost {
+                        // Written out, but the mark before it was lost with the power.
+                        marks.mark(self.media(), handle)?;
+                        marked = true;
+                        Sums::unknown()
+                    } else {
+                        damaged = Some(format!(
+                            "datafile {} has {} bytes, its checksums were written for {size}: the \
+                             disk has changed it; restore the file from a copy",
+                            self.shared.name(handle),
+                            found.size
+                        ));
+                        sums
+                    }
+                }
+                None if found.size == 0 => Sums::empty(),
+                None => {
+                    tracing::warn!(
+                        "datafile {} has no checksums beside it: taking them from its bytes",
+                        self.shared.name(handle)
+                    );
+                    marks.mark(self.media(), handle)?;
+                    marked = true;
+                    Sums::unknown()
+                }
+            }
+        };
+        Ok(Some(Datafile {
+            handle,
+            file,
+            state: RwLock::new(State {
+                size: found.size,
+                mtime_ns: found.mtime_ns,
+                sums,
+                removed: false,
+                poisoned: None,
+                damaged,
+            }),
+            marked: AtomicBool::new(marked),
+            // After a kill the page cache may hold what the disk does not.
+            unsynced: AtomicBool::new(made || !self.was_clean),
+            name_unsynced: AtomicBool::new(made || !self.was_clean),
+            used: AtomicU64::new(self.tick.load(Ordering::Relaxed)),
+            syncing: Mutex::new(()),
+        }))
+    }
+
+    fn load_sums(&self, handle: u64) -> io::Result<Option<(Sums, u64, i64)>> {
+        match self.media().open(Kind::Sums, handle, false)? {
+            Some((side, _)) => Sums::load(side.as_ref(), handle),
+            None => Ok(None),
+        }
+    }
+
+    fn remove(&self, handle: Handle) -> Result<bool> {
+        let gone = {
+            let mut shard = self.shard(handle.0).lock();
+            let now_ns = self.shared.env.now_ns();
+            let buried = self.shared.marks.bury(self.media(), handle.0, now_ns);
+            buried.map_err(|e| fail("note the removal in", e))?;
+            shard.remove(&handle.0)
+        };
+        if let Some(d) = &gone {
+            d.state.write().removed = true;
+        }
+        let removed = self.media().remove(Kind::Data, handle.0).map_err(|e| fail("remove", e))?;
+        self.media().remove(Kind::Sums, handle.0).map_err(|e| fail("remove", e))?;
+        self.shared.marks.unmark(handle.0);
+        if removed {
+            self.datafiles.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.shared.wake();
+        Ok(removed)
+    }
+
+    fn open_ones(&self) -> Vec<Arc<Datafile>> {
+        self.shards.iter().flat_map(|s| s.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Tests of bstreams; filled below.

@@ -1,0 +1,209 @@
+//! The background of bstreams: write-out, datafiles at rest, the cache's size, learning.
+//!
+//! Place in the walks: beside them. Invariants: what was written is synced within about a second; a
+//! datafile leaves the cache only when it is synced and its side file is trusted or it is marked for
+//! learning; a failed sync has poisoned its datafile.
+use super::datafile::Datafile;
+use super::{Inner, SHARDS};
+use crate::error::TroveError;
+use parking_lot::MutexGuard;
+use pvfs2_proto::{Handle, Result};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// From this many datafiles on, one sync of the whole local file system costs less than many.
+const SYNC_ALL_FROM: usize = 48;
+/// Datafiles put at rest per round; the others wait for the next.
+const REST_PER_ROUND: usize = 256;
+
+/// How far learning after an unclean stop has come.
+#[derive(Default)]
+pub(super) struct Learning {
+    handle: u64,
+    strip: u64,
+}
+
+/// Takes datafiles at rest that nobody holds out of a full shard, the longest unused first.
+pub(super) fn trim(shard: &mut MutexGuard<'_, HashMap<u64, Arc<Datafile>>>, keep: usize) {
+    let mut idle: Vec<(u64, u64)> = shard
+        .values()
+        .filter(|d| Arc::strong_count(d) == 1 && can_leave(d))
+        .map(|d| (d.used.load(Ordering::Relaxed), d.handle))
+        .collect();
+    idle.sort_unstable();
+    // A few more than needed, so that not every opening has to look again.
+    let surplus = (shard.len().saturating_sub(keep) + keep / 8).min(idle.len());
+    for (_, handle) in &idle[..surplus] {
+        shard.remove(handle);
+    }
+}
+
+fn can_leave(d: &Datafile) -> bool {
+    if d.unsynced.load(Ordering::Acquire) || d.name_unsynced.load(Ordering::Acquire) {
+        return false;
+    }
+    // Poisoned ones stay: to forget them would be to accept them again.
+    d.state.try_read().is_some_and(|s| {
+        s.poisoned.is_none() && (!d.marked.load(Ordering::Acquire) || s.sums.has_unknown())
+    })
+}
+
+impl Inner {
+    /// See [`super::Bstreams::step`].
+    pub(super) fn round(&self) -> Result<()> {
+        let tick = self.tick.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.awake.store(false, Ordering::Release);
+        let mut first_error =
+            self.shared.marks.sync(self.media()).map_err(|e| super::fail("sync", e));
+        let all = self.open_ones();
+        let dirty: Vec<_> = all.iter().filter(|d| d.unsynced.load(Ordering::Acquire)).collect();
+        if dirty.len() >= SYNC_ALL_FROM {
+            first_error = first_error.and(self.sync_all(&dirty));
+        } else {
+            // Start all of them before waiting for any.
+            dirty.iter().for_each(|d| d.file.start_writeout());
+            for d in &dirty {
+                first_error = first_error.and(self.sync_one(d));
+            }
+        }
+        let over = all.len() > self.options.open_max;
+        let mut resting: Vec<_> = all
+            .iter()
+            .filter(|d| d.marked.load(Ordering::Acquire))
+            .map(|d| (d.used.load(Ordering::Relaxed), d))
+            .filter(|(used, _)| over || used + self.options.rest_rounds <= tick)
+            .collect();
+        resting.sort_unstable_by_key(|(used, _)| *used);
+        for (_, d) in resting.into_iter().take(REST_PER_ROUND) {
+            let settled = d.settle(&self.shared, self.media());
+            first_error = first_error.and(self.unless_removed(d, settled.map(drop)));
+        }
+        drop(all);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            if shard.len() > self.options.open_max / SHARDS {
+                trim(&mut shard, self.options.open_max / SHARDS);
+            }
+        }
+        let now_ns = self.shared.env.now_ns();
+        let tidied = self.shared.marks.tidy(self.media(), now_ns);
+        first_error.and(tidied.map_err(|e| super::fail("tidy", e))).and(self.learn_some())
+    }
+
+    fn unless_removed(&self, d: &Datafile, done: Result<()>) -> Result<()> {
+        if d.state.read().removed { Ok(()) } else { done }
+    }
+
+    fn sync_one(&self, d: &Datafile) -> Result<()> {
+        let done = d.sync(&self.shared, self.media());
+        self.unless_removed(d, done)
+    }
+
+    fn sync_all(&self, dirty: &[&Arc<Datafile>]) -> Result<()> {
+        let guards: Vec<_> = dirty.iter().map(|d| d.syncing.lock()).collect();
+        for d in dirty {
+            d.unsynced.store(false, Ordering::Release);
+        }
+        let done = self.media().sync_all();
+        if let Err(e) = &done {
+            dirty.iter().for_each(|d| drop(d.poison(&self.shared, e)));
+        } else {
+            dirty.iter().for_each(|d| d.name_unsynced.store(false, Ordering::Release));
+        }
+        drop(guards);
+        done.map_err(|e| super::fail("sync", e))
+    }
+
+    /// Reads a bounded amount of datafiles whose checksums are unknown since an unclean stop.
+    fn learn_some(&self) -> Result<()> {
+        if !self.shared.marks.was_dirty && !self.shared.marks.power_lost {
+            return Ok(());
+        }
+        let mut at = self.learning.lock();
+        let mut budget = self.options.learn_bytes;
+        while budget > 0 {
+            let here = at.handle.checked_sub(1).map_or(0, |h| h);
+            let Some(handle) = self.shared.marks.next_marked(here) else {
+                *at = Learning::default();
+                return Ok(());
+            };
+            if handle != at.handle {
+                *at = Learning { handle, strip: 0 };
+            }
+            let read = match self.find(Handle(handle)) {
+                Ok(Some(d)) => {
+                    let read = d.learn_some(&self.shared, &mut at.strip, budget);
+                    self.unless_removed(&d, read.as_ref().map(|_| ()).map_err(Clone::clone))?;
+                    read.unwrap_or(0)
+                }
+                // Marked, but its making was lost, or it is being removed.
+                _ => {
+                    self.shared.marks.unmark(handle);
+                    0
+                }
+            };
+            budget = budget.saturating_sub(read.max(4096));
+            if budget > 0 {
+                *at = Learning { handle: handle.saturating_add(1), strip: 0 };
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`super::Bstreams::close`].
+    pub(super) fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Release);
+        let mut done = Ok(());
+        for d in self.open_ones() {
+            let synced = self.sync_one(&d);
+            let settled = synced.and_then(|()| d.settle(&self.shared, self.media()).map(drop));
+            done = done.and(self.unless_removed(&d, settled));
+        }
+        self.shards.iter().for_each(|s| s.lock().clear());
+        let now_ns = self.shared.env.now_ns();
+        done.and(self.shared.marks.close(self.media(), now_ns).map_err(|e| super::fail("close", e)))
+    }
+
+    fn run(&self) {
+        let pause = Duration::from_millis(self.options.writeout_ms);
+        loop {
+            let started = Instant::now();
+            {
+                let mut work = self.shared.work.lock();
+                // Idle: nothing written, nothing waiting for rest.
+                while !work.stop && !work.dirty && !self.has_unrest() {
+                    self.shared.wake.wait(&mut work);
+                }
+                while !work.stop && started.elapsed() < pause {
+                    self.shared.wake.wait_until(&mut work, started + pause);
+                }
+                if work.stop {
+                    return;
+                }
+                work.dirty = false;
+            }
+            if let Err(e) = self.round() {
+                tracing::error!("write-out of datafiles: {e}");
+            }
+        }
+    }
+
+    fn has_unrest(&self) -> bool {
+        self.shared.marks.next_marked(0).is_some()
+    }
+}
+
+/// Starts the background thread.
+pub(super) fn start(
+    inner: &Arc<Inner>,
+    dir: &Path,
+) -> Result<std::thread::JoinHandle<()>, TroveError> {
+    let inner = inner.clone();
+    std::thread::Builder::new()
+        .name("trove-writeout".into())
+        .spawn(move || inner.run())
+        .map_err(TroveError::os("start a thread for", dir))
+}
