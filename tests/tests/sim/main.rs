@@ -1,0 +1,185 @@
+//! Whole clusters in one thread: clients, metadata servers and I/O servers over the `mem` method and
+//! Trove in memory, on a paused clock; order, delays, cut connections, partitions and crashes are all
+//! drawn from one seed. Random operations must give what a reference model gives.
+//!
+//! A failure names its seed: `PVFS2_SEED=n cargo test -p pvfs2-tests --test sim` plays it alone.
+//! `PVFS2_SIM_SEEDS` says how many seeds each test plays (default 20).
+#![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
+mod actor;
+mod model;
+mod world;
+
+use actor::Actor;
+use pvfs2_bmi::mem::FaultPlan;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::LocalSet;
+use world::{Chaos, World, WorldSpec};
+
+/// Virtual time after which a run counts as stuck.
+const STUCK: Duration = Duration::from_secs(3_600);
+
+/// What one run is made of.
+#[derive(Clone)]
+struct Play {
+    world: WorldSpec,
+    plan: FaultPlan,
+    chaos: Option<Chaos>,
+    clients: usize,
+    ops: usize,
+}
+
+/// Plays one seed; gives a digest of everything that happened.
+fn play(seed: u64, play: Play) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let local = LocalSet::new();
+    let digest = local.block_on(&runtime, async move {
+        let run = tokio::time::timeout(STUCK, run(seed, play)).await;
+        run.unwrap_or_else(|_| panic!("seed {seed}: stuck"))
+    });
+    drop(local);
+    digest
+}
+
+async fn run(seed: u64, play: Play) -> u64 {
+    let world = World::start(seed, play.world.clone());
+    // The clients' folders, made in peace.
+    let first = world.client();
+    let mut actors = Vec::new();
+    for n in 0..play.clients {
+        let name = format!("client{n}");
+        let dir = first.mkdir(pvfs2_proto::Handle::ROOT, &name).await.expect("the first mkdir");
+        actors.push(Actor::new(seed, n, world.client(), dir));
+    }
+    world.net.set_plan(play.plan.clone());
+    let chaos = play.chaos.map(|c| {
+        let world = world.clone();
+        tokio::task::spawn_local(async move { world.rage(c).await })
+    });
+    let tasks: Vec<_> = actors
+        .into_iter()
+        .map(|mut a| {
+            let ops = play.ops;
+            tokio::task::spawn_local(async move {
+                for _ in 0..ops {
+                    a.step().await;
+                }
+                a
+            })
+        })
+        .collect();
+    let mut actors = Vec::new();
+    for task in tasks {
+        match task.await {
+            Ok(actor) => actors.push(actor),
+            Err(e) => std::panic::resume_unwind(e.into_panic()),
+        }
+    }
+    // Peace again: everybody up, nothing cut, and what is there is what the models say, for a client
+    // that knows nothing yet.
+    if let Some(chaos) = chaos {
+        chaos.abort();
+        let _ = chaos.await;
+    }
+    world.net.set_plan(FaultPlan::default());
+    world.heal();
+    let mut digest = seed;
+    for actor in &mut actors {
+        actor.close_all().await;
+    }
+    let fresh = Rc::new(world.client());
+    for actor in &mut actors {
+        digest = digest.rotate_left(9) ^ actor.verify(&fresh).await;
+    }
+    for actor in actors {
+        actor.remove_everything().await;
+    }
+    world.assert_no_datafile_is_left().await;
+    digest ^ world.elapsed_ns()
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    match number("PVFS2_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("PVFS2_SIM_SEEDS").unwrap_or(20)).collect(),
+    }
+}
+
+/// Plays every seed; a failure names it.
+fn play_all(what: &str, p: impl Fn(u64) -> Play) {
+    for seed in seeds() {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(seed, p(seed))));
+        if let Err(e) = result {
+            eprintln!("{what}: failed with PVFS2_SEED={seed}");
+            std::panic::resume_unwind(e);
+        }
+    }
+}
+
+fn calm() -> Play {
+    Play {
+        world: WorldSpec { meta: 1, io: 3, strip_size_bytes: 512, small_file_bytes: 1_024 },
+        plan: FaultPlan::default(),
+        chaos: None,
+        clients: 1,
+        ops: 150,
+    }
+}
+
+#[test]
+fn one_client_in_peace() {
+    play_all("one client in peace", |_| calm());
+}
+
+#[test]
+fn several_clients_and_metadata_servers_in_peace() {
+    play_all("several in peace", |_| Play {
+        world: WorldSpec { meta: 3, ..calm().world },
+        plan: FaultPlan { delay_us_max: 2_000, ..Default::default() },
+        clients: 3,
+        ..calm()
+    });
+}
+
+#[test]
+fn cut_connections_change_nothing() {
+    play_all("cut connections", |seed| Play {
+        world: WorldSpec { meta: 1 + seed as usize % 2, ..calm().world },
+        plan: FaultPlan {
+            delay_us_max: 3_000,
+            cut_per_million: 20_000,
+            refuse_per_million: 100_000,
+        },
+        clients: 2,
+        ..calm()
+    });
+}
+
+#[test]
+fn crashes_and_partitions_change_nothing() {
+    play_all("crashes and partitions", |seed| Play {
+        world: WorldSpec { meta: 1 + seed as usize % 3, ..calm().world },
+        plan: FaultPlan { delay_us_max: 3_000, cut_per_million: 3_000, refuse_per_million: 20_000 },
+        chaos: Some(Chaos { pause_ms_max: 400, down_ms_max: 1_500 }),
+        clients: 3,
+        ..calm()
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let p = Play {
+        chaos: Some(Chaos { pause_ms_max: 200, down_ms_max: 500 }),
+        clients: 2,
+        ops: 60,
+        ..calm()
+    };
+    let first = play(7, p.clone());
+    assert_eq!(first, play(7, p.clone()), "a run must be replayable");
+    assert_ne!(first, play(8, p), "another seed gives another run");
+}
