@@ -152,8 +152,7 @@ pub fn errno(op: &'static str, e: &PvfsError) -> Errno {
         | ErrorCode::Version
         | ErrorCode::BadSession
         | ErrorCode::NotStuffed
-        | ErrorCode::Stalled
-        | ErrorCode::NoSpace => tracing::warn!(op, "{e}"),
+        | ErrorCode::Stalled => tracing::warn!(op, "{e}"),
         _ => tracing::debug!(op, "{e}"),
     }
     Errno::from_i32(to_errno(e.code))

@@ -195,7 +195,11 @@ pub fn remount(target: &Path, options: &MountOptions) -> Result<(), MountError> 
     sys_mount::remount(&target, options).map_err(|why| system(&target, why))
 }
 
-fn check_device() -> Result<(), MountError> {
+/// Whether this user can mount here at all.
+///
+/// # Errors
+/// [`MountError::NoDevice`], [`MountError::DeviceDenied`].
+pub fn check_device() -> Result<(), MountError> {
     use rustix::fs::{Access, access};
     match access(DEV_FUSE, Access::EXISTS) {
         Ok(()) => {}

@@ -64,9 +64,6 @@ pub struct MountOptions {
     pub read_only: bool,
     /// `noatime`.
     pub no_atime: bool,
-    /// `atime`, `relatime` or `strictatime`: tell the servers when files were read. Not said: the
-    /// kernel is not told not to, and the servers are not told.
-    pub atime: bool,
     /// `nodiratime`.
     pub no_diratime: bool,
     /// `suid` / `nosuid`; not said: suid when root mounts.
@@ -115,7 +112,6 @@ impl Default for MountOptions {
         MountOptions {
             read_only: false,
             no_atime: false,
-            atime: false,
             no_diratime: false,
             suid: None,
             dev: None,
@@ -178,7 +174,7 @@ impl MountOptions {
         config.retry_delay_ms = self.retry_delay_ms;
         config.stall_ms = self.stall_ms;
         config.spin_us = self.spin_us;
-        config.atime = self.atime;
+        config.atime = !self.no_atime && !self.read_only;
         config.groups_of = Some(Arc::new(groups_from_proc));
     }
 
@@ -203,10 +199,9 @@ impl MountOptions {
         match name {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
-            "noatime" | "atime" | "relatime" | "strictatime" => {
-                self.no_atime = name == "noatime";
-                self.atime = !self.no_atime;
-            }
+            "noatime" => self.no_atime = true,
+            // The servers keep atime as with relatime, whichever of these is asked for.
+            "atime" | "relatime" | "strictatime" => self.no_atime = false,
             "nodiratime" => self.no_diratime = true,
             "diratime" => self.no_diratime = false,
             "suid" => self.suid = Some(true),

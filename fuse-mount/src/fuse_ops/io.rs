@@ -1,4 +1,4 @@
-//! read, write, append, and where lseek goes.
+//! read, write, append, and what fallocate and lseek are asked for.
 //!
 //! Place in the walks: read and write. A read scatters into this thread's buffer, from which one
 //! reply goes to the kernel; a write lends the kernel's request to the network. Only what stalls is
@@ -12,6 +12,7 @@ use crate::mount::Inval;
 use bytes::Bytes;
 use fuser::{Errno, ReplyData, ReplyWrite, Request, WriteFlags};
 use pvfs2_client::sys::{Append, Fsync, Lent, Whence, read_into, write_from};
+use pvfs2_proto::op::FallocateKind;
 use pvfs2_proto::{PvfsError, Result};
 use std::sync::Arc;
 
@@ -47,6 +48,22 @@ pub(crate) fn seek_target(offset: i64, whence: i32) -> std::result::Result<(u64,
         libc::SEEK_DATA => Ok((from, Whence::Data)),
         libc::SEEK_HOLE => Ok((from, Whence::Hole)),
         _ => Err(Errno::EINVAL),
+    }
+}
+
+/// What fallocate's flags mean; `None`: not supported.
+pub(crate) fn fallocate_kind(flags: i32) -> Option<FallocateKind> {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH_KEEP: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_KEEP: i32 = ZERO | KEEP;
+    match flags {
+        0 => Some(FallocateKind::Allocate),
+        KEEP => Some(FallocateKind::KeepSize),
+        PUNCH_KEEP => Some(FallocateKind::PunchHole),
+        ZERO => Some(FallocateKind::ZeroRange),
+        ZERO_KEEP => Some(FallocateKind::ZeroKeepSize),
+        _ => None,
     }
 }
 
@@ -182,6 +199,19 @@ mod tests {
         assert!(WriteHow::new(none, libc::O_DSYNC, true).sync);
         assert!(WriteHow::new(none, libc::O_SYNC, true).sync);
         assert!(!WriteHow::new(none, libc::O_SYNC, false).sync, "the kernel sends fsync");
+    }
+
+    #[test]
+    fn fallocate_flags() {
+        assert_eq!(fallocate_kind(0), Some(FallocateKind::Allocate));
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_KEEP_SIZE), Some(FallocateKind::KeepSize));
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        assert_eq!(fallocate_kind(punch), Some(FallocateKind::PunchHole));
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_ZERO_RANGE), Some(FallocateKind::ZeroRange));
+        let zero_keep = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        assert_eq!(fallocate_kind(zero_keep), Some(FallocateKind::ZeroKeepSize));
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_COLLAPSE_RANGE), None);
+        assert_eq!(fallocate_kind(libc::FALLOC_FL_PUNCH_HOLE), None);
     }
 
     #[test]

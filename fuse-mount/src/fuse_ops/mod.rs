@@ -33,7 +33,7 @@ use pvfs2_client::sys::{
 };
 use pvfs2_client::{Background, Client, OpenFile};
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
-use pvfs2_proto::op::{CreateRequest, FallocateKind};
+use pvfs2_proto::op::CreateRequest;
 use pvfs2_proto::{Handle, SetAttr};
 use replies::Ttl;
 use std::ffi::OsStr;
@@ -134,22 +134,6 @@ fn name(name: &OsStr) -> Bytes {
 /// Extended attributes that the file system does not have at this stage: POSIX ACLs.
 fn is_acl(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"system.posix_acl_")
-}
-
-/// What fallocate's flags mean; `None`: not supported.
-fn fallocate_kind(flags: i32) -> Option<FallocateKind> {
-    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
-    const PUNCH_KEEP: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
-    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
-    const ZERO_KEEP: i32 = ZERO | KEEP;
-    match flags {
-        0 => Some(FallocateKind::Allocate),
-        KEEP => Some(FallocateKind::KeepSize),
-        PUNCH_KEEP => Some(FallocateKind::PunchHole),
-        ZERO => Some(FallocateKind::ZeroRange),
-        ZERO_KEEP => Some(FallocateKind::ZeroKeepSize),
-        _ => None,
-    }
 }
 
 impl Filesystem for PvfsFs {
@@ -548,7 +532,7 @@ impl Filesystem for PvfsFs {
         reply: ReplyEmpty,
     ) {
         let Some(opened) = self.opened(fh) else { return reply.error(Errno::EBADF) };
-        let Some(kind) = fallocate_kind(flags) else { return reply.error(Errno::EOPNOTSUPP) };
+        let Some(kind) = io::fallocate_kind(flags) else { return reply.error(Errno::EOPNOTSUPP) };
         let file = opened.file.clone();
         let machine = Fallocate::new(file, kind, logical_offset, len, req.uid() != 0);
         self.dispatch.run(req, machine, self.shared.done("fallocate", reply));
@@ -591,19 +575,6 @@ impl Filesystem for PvfsFs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fallocate_flags() {
-        assert_eq!(fallocate_kind(0), Some(FallocateKind::Allocate));
-        assert_eq!(fallocate_kind(libc::FALLOC_FL_KEEP_SIZE), Some(FallocateKind::KeepSize));
-        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        assert_eq!(fallocate_kind(punch), Some(FallocateKind::PunchHole));
-        assert_eq!(fallocate_kind(libc::FALLOC_FL_ZERO_RANGE), Some(FallocateKind::ZeroRange));
-        let zero_keep = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-        assert_eq!(fallocate_kind(zero_keep), Some(FallocateKind::ZeroKeepSize));
-        assert_eq!(fallocate_kind(libc::FALLOC_FL_COLLAPSE_RANGE), None);
-        assert_eq!(fallocate_kind(libc::FALLOC_FL_PUNCH_HOLE), None);
-    }
 
     #[test]
     fn acl_names() {
