@@ -1,2 +1,24 @@
-//! The one program `pvfs2`.
-fn main() {}
+//! The one program `pvfs2`: servers, mounts and tools as subcommands; called as `mount.pvfs2` or
+//! `mount.fuse.pvfs2` it is a helper of mount(8). Parses the arguments and hands over.
+//!
+//! Place in the walks: mount (cli -> cluster-config -> client-lib/session -> fuse-mount).
+mod args;
+mod cmd;
+mod daemon;
+mod fsclient;
+mod launch;
+mod mounts;
+mod output;
+mod quickstart;
+mod signals;
+mod state;
+mod target;
+mod transfer;
+
+fn main() -> std::process::ExitCode {
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
+    output::finish(cmd::run(cli))
+}
