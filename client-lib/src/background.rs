@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
 /// Longest time that a close of a file that was only read waits for company.
@@ -38,10 +38,31 @@ type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 /// Work for the thread: called there, with what it has.
 type Job<N> = Box<dyn FnOnce(Rc<Worker<N>>) -> LocalFuture + Send>;
 
+/// An order to the worker.
 enum Order<N: Net> {
     Job(Job<N>),
     Release(Arc<OpenFile>),
-    Stop(oneshot::Sender<()>),
+    Stop,
+}
+
+/// Where a worker gets its orders.
+pub struct Inbox<N: Net>(mpsc::UnboundedReceiver<Order<N>>);
+
+/// Gives a worker orders, from any thread.
+pub struct Outbox<N: Net>(mpsc::UnboundedSender<Order<N>>);
+
+impl<N: Net> Outbox<N> {
+    /// See [`Background::release`].
+    pub fn release(&self, file: Arc<OpenFile>) {
+        // After a shutdown the session is gone, and the open with it.
+        let _ = self.0.send(Order::Release(file));
+    }
+}
+
+/// A way for orders. A worker whose outbox is gone sends what is pending and ends.
+pub fn orders<N: Net>() -> (Outbox<N>, Inbox<N>) {
+    let (tx, rx) = mpsc::unbounded_channel();
+    (Outbox(tx), Inbox(rx))
 }
 
 /// What runs on the thread; over any carrier, so that tests and simulations drive it too.
@@ -138,7 +159,9 @@ impl<N: Net + 'static> Worker<N> {
         }
     }
 
-    async fn serve(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order<N>>) {
+    /// Does what it is told until it is told to stop.
+    pub async fn serve(self: Rc<Self>, inbox: Inbox<N>) {
+        let mut orders = inbox.0;
         let mut flush_at = None;
         loop {
             let waiting = self.batches.borrow().values().any(|b| !b.is_empty());
@@ -159,12 +182,7 @@ impl<N: Net + 'static> Worker<N> {
                 order = orders.recv() => match order {
                     Some(Order::Job(job)) => self.spawn(job(self.clone())),
                     Some(Order::Release(file)) => self.release(file),
-                    Some(Order::Stop(done)) => {
-                        self.stop().await;
-                        let _ = done.send(());
-                        return;
-                    }
-                    None => return self.stop().await,
+                    Some(Order::Stop) | None => return self.stop().await,
                 },
                 () = timer => {
                     flush_at = None;
@@ -188,7 +206,7 @@ impl<N: Net + 'static> Worker<N> {
 /// The thread; see the head of the file.
 pub struct Background {
     client: Arc<Client>,
-    orders: mpsc::UnboundedSender<Order<AsyncNet>>,
+    orders: Outbox<AsyncNet>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -198,7 +216,7 @@ impl Background {
     /// # Errors
     /// `Io` when the system gives no thread or no runtime.
     pub fn start(client: Arc<Client>) -> Result<Arc<Background>> {
-        let (orders, inbox) = mpsc::unbounded_channel();
+        let (orders, inbox) = orders();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -236,7 +254,7 @@ impl Background {
                 }
             })
         });
-        if self.orders.send(Order::Job(job)).is_err()
+        if self.orders.0.send(Order::Job(job)).is_err()
             && let Some(done) = cell.lock().take()
         {
             done(Err(stopped()));
@@ -291,23 +309,21 @@ impl Background {
                 let _ = tx.send(program(worker).await);
             })
         });
-        self.orders.send(Order::Job(job)).map_err(|_| stopped())?;
+        self.orders.0.send(Order::Job(job)).map_err(|_| stopped())?;
         rx.recv().unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Releases a file; returns at once. Until the server has answered, what was written through it
     /// stays this client's knowledge.
     pub fn release(&self, file: Arc<OpenFile>) {
-        // After a shutdown the session is gone, and the open with it.
-        let _ = self.orders.send(Order::Release(file));
+        self.orders.release(file);
     }
 
     /// Sends what is pending, says goodbye to the servers and ends the thread. Waits for that, a
     /// few seconds at most; a second call does nothing.
     pub fn shutdown(&self) {
         let Some(thread) = self.thread.lock().take() else { return };
-        let (done, _) = oneshot::channel();
-        let _ = self.orders.send(Order::Stop(done));
+        let _ = self.orders.0.send(Order::Stop);
         if thread.join().is_err() {
             tracing::error!("the background thread has panicked");
         }
@@ -320,13 +336,13 @@ impl Drop for Background {
     }
 }
 
-async fn thread_main(client: Arc<Client>, orders: mpsc::UnboundedReceiver<Order<AsyncNet>>) {
+async fn thread_main(client: Arc<Client>, inbox: Inbox<AsyncNet>) {
     let net = AsyncNet::new(client.shared().clone());
     let keeper = spawn_local({
         let net = net.clone();
         async move { net.keepalive().await }
     });
-    Worker::new(client, net.clone()).serve(orders).await;
+    Worker::new(client, net.clone()).serve(inbox).await;
     keeper.abort();
     if tokio::time::timeout(SHUTDOWN_WAIT, net.goodbye()).await.is_err() {
         tracing::warn!("a server did not answer the goodbye; its session ends with its lease");

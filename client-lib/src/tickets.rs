@@ -15,18 +15,10 @@ use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result, ServerId};
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
 
-/// A ticket that an operation holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Held {
-    ticket: Ticket,
-    /// It was part of an exchange already.
-    sent: bool,
-}
-
 /// The tickets that an operation holds.
 #[derive(Default, Debug)]
 pub struct Tickets {
-    held: SmallVec<[Held; 4]>,
+    held: SmallVec<[Ticket; 4]>,
 }
 
 impl Tickets {
@@ -40,12 +32,12 @@ impl Tickets {
     }
     /// Gives every ticket back: nobody will send these requests again.
     pub fn give_back<N: Net>(&mut self, net: &N) {
-        for h in self.held.drain(..) {
-            net.done(h.ticket);
+        for ticket in self.held.drain(..) {
+            net.done(ticket);
         }
     }
     fn find(&self, server: ServerId) -> Option<usize> {
-        self.held.iter().position(|h| h.ticket.server == server)
+        self.held.iter().position(|t| t.server == server)
     }
 }
 
@@ -58,61 +50,42 @@ impl<N: Net> Cx<'_, N> {
         let mut order: SmallVec<[usize; 16]> =
             (0..calls.len()).filter(|&i| calls[i].op.op().repeat() != Repeat::Harmless).collect();
         order.sort_unstable_by_key(|&i| calls[i].server);
-        let mut resent: SmallVec<[ServerId; 8]> = SmallVec::new();
         for i in order {
             let server = calls[i].server;
-            let at = match self.op.tickets.find(server) {
-                Some(at) => at,
+            let held = self.op.tickets.find(server).map(|at| self.op.tickets.held[at]);
+            let ticket = match held {
+                Some(ticket) => ticket,
                 None => {
                     let ticket = self.net.ticket(&self.op.cx, server).await?;
-                    self.op.tickets.held.push(Held { ticket, sent: false });
-                    self.op.tickets.held.len() - 1
+                    self.op.tickets.held.push(ticket);
+                    ticket
                 }
             };
-            let held = &mut self.op.tickets.held[at];
-            calls[i].ticket = Some(held.ticket);
-            if std::mem::replace(&mut held.sent, true) {
-                resent.push(server);
-            }
+            calls[i].ticket = Some(ticket);
         }
         self.client.metrics().requests.fetch_add(calls.len() as u64, Ordering::Relaxed);
         self.net.exchange(&self.op.cx, calls).await;
         for call in calls {
-            self.settle(call, &resent);
+            self.settle(call);
         }
         Ok(())
     }
 
-    /// Decides what becomes of a call's ticket.
-    fn settle(&mut self, call: &mut Call<'_>, resent: &[ServerId]) {
-        let code = match &call.result {
-            Some(Ok(_)) => None,
-            Some(Err(e)) => Some(e.code),
-            None => {
-                call.result = Some(Err(PvfsError::new(
-                    ErrorCode::Io,
-                    "the network gave no result for a request (a fault of this program)",
-                )));
-                Some(ErrorCode::Io)
-            }
-        };
-        if code == Some(ErrorCode::Stalled) {
+    /// Decides what becomes of a call's ticket. A request whose session ended is the network's
+    /// matter: it has sent it again if that was safe, and else answered `Io`.
+    fn settle(&mut self, call: &mut Call<'_>) {
+        let result = call.result.get_or_insert_with(|| {
+            Err(PvfsError::new(
+                ErrorCode::Io,
+                "the network gave no result for a request (a fault of this program)",
+            ))
+        });
+        if matches!(result, Err(e) if e.code == ErrorCode::Stalled) {
             return;
         }
-        let Some(at) = call.ticket.and_then(|t| self.op.tickets.find(t.server)) else { return };
-        let held = self.op.tickets.held.swap_remove(at);
-        self.net.done(held.ticket);
-        let durable = call.op.op().repeat() == Repeat::Durable;
-        if code == Some(ErrorCode::BadSession) && durable && resent.contains(&call.server) {
-            call.result = Some(Err(PvfsError::new(
-                ErrorCode::Io,
-                format!(
-                    "the session with server {} ended while {} was under way: it may or may not \
-                     have taken effect; look before doing it again",
-                    self.client.map().alias(call.server),
-                    call.op.op().name()
-                ),
-            )));
+        if let Some(at) = call.ticket.and_then(|t| self.op.tickets.find(t.server)) {
+            let ticket = self.op.tickets.held.swap_remove(at);
+            self.net.done(ticket);
         }
     }
 

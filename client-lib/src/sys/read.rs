@@ -3,7 +3,7 @@
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | start (bytes that came with the open) | done; small; plan | - |
-//! | small (read_small) | done | no longer stuffed: layout |
+//! | small (read_small) | done | no longer stuffed: plan, or layout when none came along |
 //! | layout, layout_sizes (getattr) | plan | error |
 //! | plan (no request) | io | `Invalid` |
 //! | io (one io_read to each server of the range, all at once) | done; io (next window of a range too long for one frame per server); size when the range ends in bytes that no datafile has | error |
@@ -145,6 +145,7 @@ impl ReadFlow {
         calls[0].into.push(buf);
         cx.exchange(&mut calls).await?;
         let [call] = calls;
+        let along = ReadSmallRequest::take_response(call.error_op).ok().and_then(|r| r.attr);
         match take(call.result) {
             Ok(reply) => {
                 let answer = ReadSmallRequest::take_response(reply.op)?;
@@ -155,7 +156,10 @@ impl ReadFlow {
             }
             Err(e) if e.code == ErrorCode::NotStuffed => {
                 cx.client.acache().drop_handle(handle);
-                self.state = State::Layout(AttrFlow::Ask(handle));
+                match along.filter(|a| a.handle == handle.0 && a.layout.is_some()) {
+                    Some(attr) => self.layout_came(&attr)?,
+                    None => self.state = State::Layout(AttrFlow::Ask(handle)),
+                }
                 Ok(Step::Next)
             }
             Err(e) => {
