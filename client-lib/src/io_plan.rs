@@ -146,7 +146,8 @@ impl IoPlan {
         let mut out: Vec<Scattered<'a>> = self.parts.iter().map(|_| SmallVec::new()).collect();
         let mut rest = buf;
         for &(index, len) in &self.pieces {
-            let (piece, tail) = std::mem::take(&mut rest).split_at_mut(len.min(rest.len()));
+            let len = len.min(rest.len());
+            let (piece, tail) = std::mem::take(&mut rest).split_at_mut(len);
             out[index as usize].push(piece);
             rest = tail;
         }
