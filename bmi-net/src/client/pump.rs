@@ -61,6 +61,10 @@ impl Leg {
     fn is_flow(&self) -> bool {
         self.body_len > BODY_MAX
     }
+    /// Whether a piece of its flow may be sent: one with credit, or the end of an answered one.
+    fn has_piece(&self) -> bool {
+        !self.flow_over && (self.done || self.credits.has())
+    }
     fn is_over(&self) -> bool {
         self.done && self.sent && self.flow_over
     }
@@ -187,21 +191,35 @@ impl Pump {
         events: &dyn SessionEvents,
     ) -> std::result::Result<bool, RxError> {
         loop {
-            let sent = would_block(self.send(io, cx, calls).map_err(RxError::from))?;
-            if self.legs.iter().all(Leg::is_over) && !self.wants_write() {
-                self.legs.clear();
-                return Ok(true);
+            let is_full = match self.send(io, cx, calls) {
+                Ok(()) => false,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
+                Err(e) => return Err(e.into()),
+            };
+            match self.receive(io, calls, events, is_full) {
+                Ok(()) | Err(RxError::WouldBlock) => {}
+                Err(e) => return Err(e),
             }
-            let received = would_block(self.receive(io, calls, events))?;
-            if !sent && !received {
+            if is_full {
                 return Ok(false);
+            }
+            if !self.has_to_send() {
+                let over = self.legs.iter().all(Leg::is_over);
+                if over {
+                    self.legs.clear();
+                }
+                return Ok(over);
             }
         }
     }
 
+    /// Whether there is a frame to send: what was received may have made one possible.
+    fn has_to_send(&self) -> bool {
+        !self.grants.is_empty() || self.legs.iter().any(|l| !l.sent || l.has_piece())
+    }
+
     /// Sends until nothing is left that may be sent; `WouldBlock` when the socket is full.
-    fn send(&mut self, io: &mut impl RawIo, cx: &CallCx, calls: &[Call<'_>]) -> io::Result<bool> {
-        let mut any = false;
+    fn send(&mut self, io: &mut impl RawIo, cx: &CallCx, calls: &[Call<'_>]) -> io::Result<()> {
         loop {
             if let Sending::Nothing = self.sending {
                 self.sending = self.choose(cx, calls);
@@ -211,7 +229,7 @@ impl Pump {
             let mut parts = SmallVec::<[&[u8]; 16]>::new();
             parts.push(&self.tx_head);
             match self.sending {
-                Sending::Nothing => return Ok(any),
+                Sending::Nothing => return Ok(()),
                 Sending::Credit => {}
                 Sending::Request(leg) if self.legs[leg].is_flow() => {}
                 Sending::Request(leg) => parts.extend_from_slice(&calls[self.legs[leg].call].body),
@@ -226,7 +244,6 @@ impl Pump {
                 self.legs[leg].sent = true;
             }
             self.sending = Sending::Nothing;
-            any = true;
         }
     }
 
@@ -259,7 +276,7 @@ impl Pump {
             append_frame(&mut self.tx_head, &meta, |out| encode_request_head(out, &parts));
             return Sending::Request(index);
         }
-        let next = self.legs.iter().position(|l| !l.flow_over && (l.done || l.credits.has()));
+        let next = self.legs.iter().position(Leg::has_piece);
         let Some(index) = next else { return Sending::Nothing };
         let leg = &mut self.legs[index];
         let from = leg.flow_at;
@@ -282,14 +299,16 @@ impl Pump {
         Sending::Piece(index, from, len)
     }
 
-    /// Receives until `WouldBlock`, or until there is something to send, or all is there.
+    /// Receives until `WouldBlock`, or all is there, or there are credits to grant (unless nothing
+    /// can be sent now).
     fn receive(
         &mut self,
         io: &mut impl RawIo,
         calls: &mut [Call<'_>],
         events: &dyn SessionEvents,
-    ) -> std::result::Result<bool, RxError> {
-        while self.legs.iter().any(|l| !l.done) && self.grants.is_empty() {
+        is_full: bool,
+    ) -> std::result::Result<(), RxError> {
+        while self.legs.iter().any(|l| !l.done) && (is_full || self.grants.is_empty()) {
             if !self.reading {
                 let header = self.reader.poll_head(io)?;
                 self.begin(&header, calls, events)?;
@@ -309,7 +328,7 @@ impl Pump {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn begin(
@@ -388,14 +407,6 @@ impl Pump {
         leg.got += got;
         self.moved += got as u64;
         result
-    }
-}
-
-/// `WouldBlock` as "no progress".
-fn would_block(result: std::result::Result<bool, RxError>) -> std::result::Result<bool, RxError> {
-    match result {
-        Err(RxError::WouldBlock) => Ok(false),
-        other => other,
     }
 }
 
