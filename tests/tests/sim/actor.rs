@@ -354,8 +354,10 @@ impl Actor {
 
     async fn punch(&mut self, id: NodeId, file: &Arc<OpenFile>) {
         let (at, len) = (self.rand(FILE_MAX / 2), 1 + self.rand(3_000));
-        let real =
-            self.hand.run(sys::Fallocate::new(file.clone(), FallocateKind::PunchHole, at, len, false)).await;
+        let real = self
+            .hand
+            .run(sys::Fallocate::new(file.clone(), FallocateKind::PunchHole, at, len, false))
+            .await;
         self.same(&format!("punch {len} at {at}"), &real, Ok(()));
         self.model.punch(id, at as usize, len as usize);
     }

@@ -147,7 +147,8 @@ impl World {
                 service.spawn_background();
                 serve(listener, service, options, shutdown).await;
             } else {
-                let bstreams = Arc::new(Bstreams::open_memory(&disk, env.clone()));
+                let bstreams =
+                    Arc::new(Bstreams::open_memory(&disk, env.clone()).expect("datafiles"));
                 let io = IoConfig {
                     inline: true,
                     scrub_bytes_per_s: 0,
@@ -235,7 +236,7 @@ impl World {
         let left = || -> usize {
             let places = self.places.borrow();
             let count = |p: &Place| {
-                let look = Bstreams::open_memory(&p.disk, self.env.clone());
+                let look = Bstreams::open_memory(&p.disk, self.env.clone()).expect("datafiles");
                 look.list(pvfs2_proto::Handle(0), 10_000).map_or(0, |(handles, _)| handles.len())
             };
             places.iter().map(count).sum()
