@@ -42,6 +42,9 @@ pub struct LinkCountRequest {
     /// +1, -1, or 0 (only the ctime: rename).
     #[prost(sint32, tag = "3")]
     pub delta: i32,
+    /// Take the change back, if it was made; if not, it never will be.
+    #[prost(bool, tag = "4")]
+    pub undo: bool,
 }
 /// Answer to link_count.
 #[derive(Clone, PartialEq, prost::Message)]
