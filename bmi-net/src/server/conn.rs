@@ -219,10 +219,15 @@ impl<S: Service> ConnTask<S> {
         loop {
             let mut again = false;
             let mut batch = 0;
+            // False: nobody will wake us for what is still unread.
+            let mut is_read_dry = false;
             while self.may_read() {
                 match self.read_one(cx) {
                     Ok(()) => batch += 1,
-                    Err(RxError::WouldBlock) => break,
+                    Err(RxError::WouldBlock) => {
+                        is_read_dry = true;
+                        break;
+                    }
                     Err(RxError::Closed | RxError::Io(_)) => return Poll::Ready(End::Gone),
                     Err(RxError::Frame(e)) => self.refuse(&frame_error(e)),
                     Err(e @ RxError::Protocol(_)) => {
@@ -230,7 +235,6 @@ impl<S: Service> ConnTask<S> {
                     }
                 }
                 if batch == BATCH {
-                    again = true;
                     break;
                 }
             }
@@ -253,7 +257,7 @@ impl<S: Service> ConnTask<S> {
                 let before = self.out.bytes();
                 let mut io = PollIo { stream: &mut self.stream, cx };
                 match self.out.flush(&mut io) {
-                    // Room again: perhaps reading or a flow was waiting for it.
+                    // Room again: perhaps a flow was waiting for it.
                     Ok(()) => again |= before >= OUT_FLOW_BYTES,
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => return Poll::Ready(End::Gone),
@@ -270,7 +274,7 @@ impl<S: Service> ConnTask<S> {
                     _ => {}
                 }
             }
-            if !again {
+            if !again && (is_read_dry || !self.may_read()) {
                 return Poll::Pending;
             }
         }

@@ -47,7 +47,7 @@ impl Greeting {
         hello: &HelloRequest,
     ) -> Result<Greeted> {
         check_version(hello)?;
-        if key_needed(peer, rustix::process::geteuid().as_raw()) {
+        if opts.key_from_all || key_needed(peer, rustix::process::geteuid().as_raw()) {
             let refuse = |why: &'static str| PvfsError::new(ErrorCode::Unauthenticated, why);
             let Some(key) = &opts.key else {
                 return Err(refuse(

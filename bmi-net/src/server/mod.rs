@@ -26,6 +26,8 @@ use tokio::task::JoinSet;
 pub struct ServerOptions {
     /// The cluster's key; without it only local peers are served.
     pub key: Option<ClusterKey>,
+    /// Local peers must prove the key too.
+    pub key_from_all: bool,
     /// The file system that this server belongs to, part of the proofs.
     pub fs_id: u64,
     /// Clock and chance.
@@ -48,6 +50,7 @@ impl ServerOptions {
     pub fn new(env: Env) -> ServerOptions {
         ServerOptions {
             key: None,
+            key_from_all: false,
             fs_id: 0,
             env,
             pools: Pools::new(),

@@ -27,7 +27,8 @@ use tokio::sync::watch;
 #[derive(Default)]
 pub struct Memory {
     pub sessions: HashMap<u64, u64>,
-    pub replies: HashMap<(u64, u32), (u64, OpResponse)>,
+    /// The last reply of a slot; none while it is in progress.
+    pub replies: HashMap<(u64, u32), (u64, Option<OpResponse>)>,
     /// Executions by (session, slot, seq).
     pub executed: HashMap<(u64, u32, u64), u32>,
     pub stored: HashMap<u64, Vec<u8>>,
@@ -46,6 +47,15 @@ pub struct TestService {
     pub piece_ms: AtomicU64,
     pub conns: Mutex<Vec<Arc<Conn>>>,
     pub lost: Mutex<Vec<u64>>,
+    /// Requests whose handling was dropped in the middle.
+    pub dropped: Arc<AtomicUsize>,
+}
+
+struct CountDrop(Arc<AtomicUsize>);
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl TestService {
@@ -62,6 +72,7 @@ impl TestService {
             piece_ms: AtomicU64::new(0),
             conns: Mutex::default(),
             lost: Mutex::default(),
+            dropped: Arc::default(),
         })
     }
 
@@ -79,14 +90,19 @@ impl TestService {
             }
         }
         let key = (head.session, head.slot);
-        if head.slot > 0 {
-            let memory = self.memory.lock().unwrap();
-            if let Some((seq, reply)) = memory.replies.get(&key) {
-                if head.seq == *seq {
-                    return Ok((reply.clone(), OutBody::Empty));
+        while head.slot > 0 {
+            let found = self.memory.lock().unwrap().replies.get(&key).cloned();
+            match found {
+                Some((seq, _)) if head.seq < seq => {
+                    return Ok((OpResponse::Ping(PingResponse::default()), OutBody::Silent));
                 }
-                if head.seq < *seq {
-                    return Ok((reply.clone(), OutBody::Silent));
+                Some((seq, Some(reply))) if head.seq == seq => return Ok((reply, OutBody::Empty)),
+                Some((seq, None)) if head.seq == seq => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                _ => {
+                    self.memory.lock().unwrap().replies.insert(key, (head.seq, None));
+                    break;
                 }
             }
         }
@@ -135,14 +151,17 @@ impl TestService {
             op => panic!("unexpected {op:?}"),
         };
         if head.slot > 0 {
-            self.memory.lock().unwrap().replies.insert(key, (head.seq, response.clone()));
+            self.memory.lock().unwrap().replies.insert(key, (head.seq, Some(response.clone())));
         }
         Ok((response, out))
     }
 
     async fn lookup(&self, conn: &Arc<Conn>, l: LookupRequest) -> Result<(OpResponse, OutBody)> {
         match &*l.path[0] {
-            b"hang" => std::future::pending().await,
+            b"hang" => {
+                let _guard = CountDrop(self.dropped.clone());
+                std::future::pending().await
+            }
             b"slow" => tokio::time::sleep(Duration::from_millis(50)).await,
             b"notice" => {
                 (conn.notifier)(Notice { invalidate: vec![7], ..Default::default() });
@@ -351,6 +370,11 @@ pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
 pub fn lookup<'a>(server: ServerId, name: &'static str) -> Call<'a> {
     let path = vec![Bytes::from_static(name.as_bytes())];
     Call::new(server, LookupRequest { dir: 1, path, want_bytes: false }.into_request())
+}
+
+pub fn mkdir<'a>(server: ServerId, name: &'static str) -> Call<'a> {
+    let name = Bytes::from_static(name.as_bytes());
+    Call::new(server, MkdirRequest { dir: 1, name, mode: 0o755 }.into_request())
 }
 
 pub fn read<'a>(server: ServerId, datahandle: u64) -> Call<'a> {
