@@ -9,6 +9,7 @@
 //! buffers are conveniences.
 use crate::ops;
 use crate::state::IoState;
+use parking_lot::Mutex;
 use pvfs2_bmi::service::Body;
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::OpRequest;
@@ -16,6 +17,7 @@ use pvfs2_proto::{ClusterMap, Result, ServerId};
 use pvfs2_server_core::metrics::{Metrics, names};
 use pvfs2_server_core::service::{Answer, OpCx, OpHandler};
 use pvfs2_trove::Bstreams;
+use pvfs2_trove::scrub::Scrub;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -69,6 +71,20 @@ impl IoConfig {
 /// An I/O server; see the head of this file.
 pub struct IoServer {
     state: Arc<IoState>,
+    scrub: Mutex<ScrubTurn>,
+}
+
+/// Pause between two passes of the scrub, and before the first.
+const SCRUB_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Where the scrub is.
+enum ScrubTurn {
+    /// The next pass begins at this time.
+    At(i64),
+    /// In the middle of a pass.
+    Pass(Scrub),
+    /// A step is under way.
+    Busy,
 }
 
 impl IoServer {
@@ -77,7 +93,9 @@ impl IoServer {
     /// # Errors
     /// `Invalid` when the cluster file gives the server no range of datahandles.
     pub fn open(config: IoConfig) -> Result<Arc<IoServer>> {
-        Ok(Arc::new(IoServer { state: Arc::new(IoState::new(config)?) }))
+        let first = config.env.now_ns().saturating_add(SCRUB_PAUSE.as_nanos() as i64);
+        let scrub = Mutex::new(ScrubTurn::At(first));
+        Ok(Arc::new(IoServer { state: Arc::new(IoState::new(config)?), scrub }))
     }
 
     /// What the operations share.
@@ -104,7 +122,10 @@ impl IoServer {
 
     async fn tick(&self, period: Duration) {
         self.state.tombstones().purge(self.state.config().env.now_ns());
-        self.write_out().await;
+        // On disk Trove writes out by a thread of its own; in memory nobody else does.
+        if self.state.config().inline {
+            self.write_out().await;
+        }
         let rate = u128::from(self.state.config().scrub_bytes_per_s);
         let budget = (rate * period.as_millis() / 1000).min(u128::from(u32::MAX)) as u64;
         if budget > 0 {
@@ -114,7 +135,7 @@ impl IoServer {
 
     async fn write_out(&self) {
         let state = self.state.clone();
-        if let Err(e) = self.state.blocking(move || state.bstreams().sync_all()).await {
+        if let Err(e) = self.state.blocking(move || state.bstreams().step()).await {
             tracing::error!(
                 server = self.state.alias(),
                 "cannot write datafiles out; check the disk, then restart this server: {e}"
@@ -122,11 +143,40 @@ impl IoServer {
         }
     }
 
+    /// Reads `budget_bytes` of the running pass over all datafiles; a new pass begins
+    /// [`SCRUB_PAUSE`] after the last one ended.
     async fn scrub(&self, budget_bytes: u64) {
-        let state = self.state.clone();
-        if let Err(e) = self.state.blocking(move || state.bstreams().scrub(budget_bytes)).await {
-            tracing::error!(server = self.state.alias(), "scrub found damage: {e}");
-        }
+        let now_ns = self.state.config().env.now_ns();
+        let mut pass = match std::mem::replace(&mut *self.scrub.lock(), ScrubTurn::Busy) {
+            ScrubTurn::At(ns) if now_ns < ns => {
+                *self.scrub.lock() = ScrubTurn::At(ns);
+                return;
+            }
+            ScrubTurn::At(_) => Scrub::new(self.state.config().bstreams.clone()),
+            ScrubTurn::Pass(pass) => pass,
+            ScrubTurn::Busy => return,
+        };
+        let stepped = self.state.blocking(move || {
+            let step = pass.step(budget_bytes);
+            Ok((pass, step))
+        });
+        let later = ScrubTurn::At(now_ns.saturating_add(SCRUB_PAUSE.as_nanos() as i64));
+        *self.scrub.lock() = match stepped.await {
+            Ok((pass, Ok(step))) => {
+                for damage in &step.damaged {
+                    tracing::error!(server = self.state.alias(), "scrub: {}", damage.detail);
+                }
+                if step.done { later } else { ScrubTurn::Pass(pass) }
+            }
+            Ok((pass, Err(e))) => {
+                tracing::error!(server = self.state.alias(), "scrub cannot read: {e}");
+                ScrubTurn::Pass(pass)
+            }
+            Err(e) => {
+                tracing::error!(server = self.state.alias(), "scrub has stopped for now: {e}");
+                later
+            }
+        };
     }
 
     /// Writes out for the last time. Call it after the last request has been answered.
@@ -135,7 +185,7 @@ impl IoServer {
     /// `Io` when the disk refuses: the bytes of the last second may be lost with the power.
     pub async fn shutdown(&self) -> Result<()> {
         let state = self.state.clone();
-        self.state.blocking(move || state.bstreams().sync_all()).await
+        self.state.blocking(move || state.bstreams().step()).await
     }
 }
 
