@@ -5,7 +5,7 @@
 //! strip once after opening; bytes that do not match are never handed out; after a failed sync
 //! everything fails.
 use super::crc;
-use super::media::{Media, MediaFile};
+use super::media::{Kind, Media, MediaFile};
 use super::sums::{Sum, Sums};
 use super::{STRIP_BYTES, Shared};
 use parking_lot::{Mutex, RwLock};
@@ -31,6 +31,8 @@ pub(super) struct State {
     pub size: u64,
     pub mtime_ns: i64,
     pub sums: Sums,
+    /// Counts changes.
+    pub version: u64,
     /// Removed while somebody still held it.
     pub removed: bool,
     /// Why nothing works any more.
@@ -133,13 +135,14 @@ impl Datafile {
     }
 
     /// Marks it dirty on the medium before its first change.
-    fn begin_change(&self, shared: &Shared, media: &dyn Media) -> Result<()> {
+    fn begin_change(&self, state: &mut State, shared: &Shared, media: &dyn Media) -> Result<()> {
         if !self.marked.load(Ordering::Acquire) {
             let marked = shared.marks.mark(media, self.handle);
             marked.map_err(|e| self.error(shared, "mark", e))?;
             self.marked.store(true, Ordering::Release);
         }
         // Set before and after the change: a sync in between must not lose the second.
+        state.version += 1;
         self.changed(shared);
         Ok(())
     }
@@ -209,7 +212,7 @@ impl Datafile {
         if len == 0 {
             return Ok(now);
         }
-        self.begin_change(shared, media)?;
+        self.begin_change(&mut state, shared, media)?;
         let fail = |e| self.error(shared, "write", e);
         // New sums first: the old bytes of partly covered strips are about to go.
         let mut sums: SmallVec<[(u64, u32); 20]> = SmallVec::new();
@@ -377,7 +380,7 @@ impl Datafile {
         if size == state.size || (size > state.size && !extend) {
             return Ok(());
         }
-        self.begin_change(shared, media)?;
+        self.begin_change(&mut state, shared, media)?;
         let fail = |e| self.error(shared, "truncate", e);
         let last = size / STRIP_BYTES;
         let kept = (size % STRIP_BYTES) as usize;
@@ -412,7 +415,7 @@ impl Datafile {
         if offset >= end {
             return Ok(());
         }
-        self.begin_change(shared, media)?;
+        self.begin_change(&mut state, shared, media)?;
         let fail = |e| self.error(shared, "punch a hole into", e);
         // Whole strips become holes; only the first and the last may be touched in part.
         let (first, last) = (offset / STRIP_BYTES, (end - 1) / STRIP_BYTES);
@@ -449,7 +452,7 @@ impl Datafile {
         offset: u64,
         len: u64,
     ) -> Result<()> {
-        let state = self.state.write();
+        let mut state = self.state.write();
         self.check(&state)?;
         if len == 0 {
             return Ok(());
@@ -457,7 +460,7 @@ impl Datafile {
         if offset.checked_add(len).is_none_or(|end| end > FILE_SIZE_MAX) {
             return Err(super::too_big(Handle(self.handle)));
         }
-        self.begin_change(shared, media)?;
+        self.begin_change(&mut state, shared, media)?;
         self.file.allocate(offset, len).map_err(|e| self.error(shared, "reserve space for", e))
     }
 
@@ -523,48 +526,47 @@ impl Datafile {
         PvfsError::new(ErrorCode::Io, why)
     }
 
-    /// Brings a datafile at rest to a trusted side file; `false`: it is in use, or partly unknown.
-    pub fn settle(&self, shared: &Shared, media: &dyn Media) -> Result<bool> {
-        if !self.marked.load(Ordering::Acquire) {
-            return Ok(true);
-        }
-        self.sync(shared, media)?;
+    /// Writes the side file of a datafile at rest, without syncing it. `None`: it is in use, or
+    /// partly unknown, or damaged, or at rest already.
+    pub fn store_sums(&self, shared: &Shared, media: &dyn Media) -> Result<Option<Stored>> {
         let mut state = self.state.write();
         self.check(&state)?;
-        if self.unsynced.load(Ordering::Acquire) || state.sums.has_unknown() {
-            return Ok(false);
+        let restless = !self.marked.load(Ordering::Acquire)
+            || self.unsynced.load(Ordering::Acquire)
+            || state.sums.has_unknown()
+            || state.damaged.is_some();
+        if restless {
+            return Ok(None);
         }
-        if state.damaged.is_some() {
-            return Ok(false);
-        }
-        self.store_sums(&mut state, media).map_err(|e| self.error(shared, "store sums of", e))?;
-        self.marked.store(false, Ordering::Release);
-        shared.marks.unmark(self.handle);
-        Ok(true)
+        let stored = (|| {
+            self.file.set_mtime(state.mtime_ns)?;
+            let (side, made) = media
+                .open(Kind::Sums, self.handle, true)?
+                .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            let State { sums, size, mtime_ns, .. } = &mut *state;
+            sums.store(side.as_ref(), self.handle, *size, *mtime_ns)?;
+            Ok(Stored { side, made, version: state.version })
+        })();
+        stored.map(Some).map_err(|e| self.error(shared, "store checksums of", e))
     }
 
-    fn store_sums(&self, state: &mut State, media: &dyn Media) -> io::Result<()> {
-        use super::media::Kind;
-        self.file.set_mtime(state.mtime_ns)?;
-        let (side, made) = media
-            .open(Kind::Sums, self.handle, true)?
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        state.sums.store(side.as_ref(), self.handle, state.size, state.mtime_ns)?;
-        side.sync()?;
-        if made {
-            media.sync_names(self.handle)?;
+    /// The side file is durable: the datafile is no longer marked, unless it has changed meanwhile.
+    pub fn settle(&self, shared: &Shared, stored: &Stored) {
+        let state = self.state.write();
+        if !state.removed && state.version == stored.version {
+            self.marked.store(false, Ordering::Release);
+            shared.marks.unmark(self.handle);
         }
-        Ok(())
     }
 
-    /// Learns up to `budget` bytes of unknown strips; gives what it read, 0 when nothing is left.
-    pub fn learn_some(&self, shared: &Shared, from: &mut u64, budget: u64) -> Result<u64> {
+    /// Learns up to `budget` bytes of unknown strips; gives what it read, and whether more is left.
+    pub fn learn_some(&self, shared: &Shared, from: &mut u64, budget: u64) -> Result<(u64, bool)> {
         let mut read = 0;
         while read < budget {
             let mut state = self.state.write();
             self.check(&state)?;
             if !state.sums.has_unknown() || state.damaged.is_some() {
-                return Ok(read);
+                return Ok((read, false));
             }
             let fail = |e| self.error(shared, "read", e);
             let data = self.file.next_data(*from * STRIP_BYTES).map_err(fail)?;
@@ -572,7 +574,7 @@ impl Datafile {
             let Some(strip) = strip else {
                 let size = state.size;
                 state.sums.settle(size);
-                return Ok(read);
+                return Ok((read, false));
             };
             if state.sums.get(strip) == Sum::Unknown {
                 self.learn(&mut state, strip).map_err(fail)?;
@@ -580,7 +582,7 @@ impl Datafile {
             }
             *from = strip + 1;
         }
-        Ok(read)
+        Ok((read, true))
     }
 
     /// The plain CRC-32 of each strip in `strips` that lies before the end.
@@ -596,6 +598,13 @@ impl Datafile {
         }
         Ok(out)
     }
+}
+
+/// A side file that was written and is to be synced.
+pub(super) struct Stored {
+    pub side: Arc<dyn MediaFile>,
+    pub made: bool,
+    version: u64,
 }
 
 enum Verdict {

@@ -40,6 +40,7 @@ impl DiskMedia {
         if made {
             crate::format::sync_dir(dir)?;
         }
+        raise_descriptor_limit();
         let id = crate::format::boot_id();
         let boot = id.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b));
         Ok(DiskMedia { dir: dir.to_path_buf(), logs: Default::default(), boot })
@@ -73,6 +74,16 @@ impl DiskMedia {
     }
 }
 
+/// Open datafiles are many; the usual soft limit of 1,024 descriptors is meant for `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        // Where it is refused, opening fails later with a message of its own.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
 impl Media for DiskMedia {
     fn open(
         &self,
@@ -93,6 +104,13 @@ impl Media for DiskMedia {
             Err(_) => {}
         }
         options.create(true).truncate(false).open(&path).map(|f| Some((wrap(f), true)))
+    }
+    fn stat(&self, handle: u64) -> io::Result<Option<FileStat>> {
+        match std::fs::metadata(self.path(Kind::Data, handle)) {
+            Ok(m) => Ok(Some(stat_of(&m))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
     fn remove(&self, kind: Kind, handle: u64) -> io::Result<bool> {
         match std::fs::remove_file(self.path(kind, handle)) {
@@ -154,6 +172,14 @@ impl Media for DiskMedia {
     }
     fn name(&self, kind: Kind, handle: u64) -> String {
         self.path(kind, handle).display().to_string()
+    }
+}
+
+fn stat_of(m: &std::fs::Metadata) -> FileStat {
+    FileStat {
+        size: m.size(),
+        mtime_ns: m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec()),
+        allocated: m.blocks().saturating_mul(512),
     }
 }
 
@@ -222,12 +248,7 @@ impl MediaFile for DiskFile {
         }
     }
     fn stat(&self) -> io::Result<FileStat> {
-        let m = self.file.metadata()?;
-        Ok(FileStat {
-            size: m.size(),
-            mtime_ns: m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec()),
-            allocated: m.blocks().saturating_mul(512),
-        })
+        self.file.metadata().map(|m| stat_of(&m))
     }
     fn set_len(&self, size: u64) -> io::Result<()> {
         self.file.set_len(size)

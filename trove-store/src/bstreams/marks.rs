@@ -47,6 +47,8 @@ fn decode(b: &[u8]) -> Option<(u64, i64, u32)> {
 #[derive(Default)]
 struct Dirty {
     handles: BTreeSet<u64>,
+    /// Those of them whose checksums must be taken from their bytes.
+    unknown: BTreeSet<u64>,
     records: usize,
 }
 
@@ -66,8 +68,6 @@ pub struct Marks {
     boot: u64,
     /// Power was lost since the medium was last in use and not closed cleanly.
     pub power_lost: bool,
-    /// Handles may be dirty from an earlier process.
-    pub was_dirty: bool,
 }
 
 impl Marks {
@@ -86,17 +86,17 @@ impl Marks {
                 _ => {}
             }
         }
+        dirty.unknown.clone_from(&dirty.handles);
         for record in media.read_log(LogKind::Removed)?.chunks(RECORD_BYTES) {
             if let Some((handle, time_ns, REMOVED)) = decode(record) {
-                let until_ns = time_ns.saturating_add(recycle_ns);
                 // A clock that was set back must not make a tombstone last for years.
-                if until_ns > now_ns && time_ns <= now_ns {
+                let until_ns = time_ns.min(now_ns).saturating_add(recycle_ns);
+                if until_ns > now_ns {
                     removed.until_ns.insert(handle, until_ns);
                 }
             }
         }
         let marks = Marks {
-            was_dirty: opened.is_some() || !dirty.handles.is_empty(),
             power_lost: opened.is_some_and(|b| b != boot),
             dirty: Mutex::new(dirty),
             removed: Mutex::new(removed),
@@ -150,17 +150,39 @@ impl Marks {
 
     /// The side file of a datafile is durable and true again, or the datafile is gone.
     pub fn unmark(&self, handle: u64) {
-        self.dirty.lock().handles.remove(&handle);
+        let mut d = self.dirty.lock();
+        d.handles.remove(&handle);
+        d.unknown.remove(&handle);
+    }
+
+    /// Marks a datafile whose checksums must be taken from its bytes.
+    ///
+    /// # Errors
+    /// As [`Marks::mark`].
+    pub fn mark_unknown(&self, media: &dyn Media, handle: u64) -> io::Result<()> {
+        self.mark(media, handle)?;
+        self.dirty.lock().unknown.insert(handle);
+        Ok(())
+    }
+
+    /// All checksums of a datafile are known again.
+    pub fn learned(&self, handle: u64) {
+        self.dirty.lock().unknown.remove(&handle);
+    }
+
+    /// The first datafile at or above `from` with unknown checksums.
+    pub fn next_unknown(&self, from: u64) -> Option<u64> {
+        self.dirty.lock().unknown.range(from..).next().copied()
+    }
+
+    /// Whether any datafile is marked.
+    pub fn any(&self) -> bool {
+        !self.dirty.lock().handles.is_empty()
     }
 
     /// Whether a datafile's side file is not to be trusted.
     pub fn is_marked(&self, handle: u64) -> bool {
         self.dirty.lock().handles.contains(&handle)
-    }
-
-    /// The first marked handle above `after`.
-    pub fn next_marked(&self, after: u64) -> Option<u64> {
-        self.dirty.lock().handles.range(after.checked_add(1)?..).next().copied()
     }
 
     /// Makes all marks durable.

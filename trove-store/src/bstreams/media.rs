@@ -69,6 +69,8 @@ pub trait Media: Send + Sync {
         handle: u64,
         create: bool,
     ) -> io::Result<Option<(Arc<dyn MediaFile>, bool)>>;
+    /// Length, time and space of a datafile, without opening it; `None` when it is not there.
+    fn stat(&self, handle: u64) -> io::Result<Option<FileStat>>;
     /// Removes a file; `false` when it was not there.
     fn remove(&self, kind: Kind, handle: u64) -> io::Result<bool>;
     /// Makes the names of a handle's files durable.

@@ -152,6 +152,12 @@ impl Media for MemMedia {
             Ok(Some((Arc::new(open) as Arc<dyn MediaFile>, made)))
         })
     }
+    fn stat(&self, handle: u64) -> io::Result<Option<FileStat>> {
+        match self.open(Kind::Data, handle, false)? {
+            Some((file, _)) => file.stat().map(Some),
+            None => Ok(None),
+        }
+    }
     fn remove(&self, kind: Kind, handle: u64) -> io::Result<bool> {
         self.with(|s| Ok(s.files.remove(&(handle, kind == Kind::Sums)).is_some()))
     }

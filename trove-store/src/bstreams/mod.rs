@@ -27,10 +27,11 @@ use crate::error::TroveError;
 use datafile::{Datafile, State};
 use disk::DiskMedia;
 use marks::Marks;
-use media::{Kind, Media};
+use media::{FileStat, Kind, Media};
 use memory::{MemDisk, MemMedia};
 use parking_lot::{Condvar, Mutex, RwLock};
 use pvfs2_proto::env::Env;
+use pvfs2_proto::limits::FILE_SIZE_MAX;
 use pvfs2_proto::op::{DfStat, PhysicalExtent};
 use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
 use std::collections::HashMap;
@@ -43,6 +44,8 @@ use sums::Sums;
 /// Bytes under one checksum: a piece of the datafile, whatever the distribution of the file.
 pub const STRIP_BYTES: u64 = 65_536;
 const SHARDS: usize = 16;
+/// So many times `open_max` datafiles may be open while they wait for the disk.
+const OVERFLOW: usize = 4;
 
 /// Sizes and times of bstreams.
 #[derive(Clone, Debug)]
@@ -112,6 +115,8 @@ struct Inner {
     was_clean: bool,
     closed: AtomicBool,
     learning: Mutex<writeout::Learning>,
+    /// One round at a time.
+    rounds: Mutex<()>,
 }
 
 /// The datafiles of one server.
@@ -122,6 +127,10 @@ pub struct Bstreams {
 
 pub(crate) fn stale(handle: Handle) -> PvfsError {
     PvfsError::new(ErrorCode::Stale, format!("datafile {handle} was removed"))
+}
+
+fn total(bufs: &[&[u8]]) -> u64 {
+    bufs.iter().map(|b| b.len() as u64).sum()
 }
 
 pub(crate) fn too_big(handle: Handle) -> PvfsError {
@@ -189,6 +198,7 @@ impl Bstreams {
             was_clean,
             closed: AtomicBool::new(false),
             learning: Mutex::default(),
+            rounds: Mutex::new(()),
         };
         Ok(Bstreams { inner: Arc::new(inner), thread: Mutex::new(None) })
     }
@@ -200,6 +210,9 @@ impl Bstreams {
     /// `Stale` for a removed handle; `NoSpace`, `FileTooBig`, `Io`.
     pub fn write(&self, handle: Handle, physical_offset: u64, bufs: &[&[u8]]) -> Result<i64> {
         let i = &self.inner;
+        if physical_offset.checked_add(total(bufs)).is_none_or(|end| end > FILE_SIZE_MAX) {
+            return Err(too_big(handle));
+        }
         let datafile = i.make(handle)?;
         datafile.write(&i.shared, i.media(), physical_offset, bufs)
     }
@@ -240,13 +253,18 @@ impl Bstreams {
     /// `Io`.
     pub fn stat(&self, handle: Handle) -> Result<DfStat> {
         let i = &self.inner;
+        // Not worth opening a datafile and reading its checksums for.
+        let open = i.shard(handle.0).lock().get(&handle.0).cloned();
+        if let Some(d) = open {
+            return d.stat(&i.shared);
+        }
         if i.is_buried(handle) {
             return Ok(DfStat::default());
         }
-        match i.find(handle)? {
-            Some(d) => d.stat(&i.shared),
-            None => Ok(DfStat::default()),
-        }
+        let found = i.media().stat(handle.0).map_err(|e| fail("stat a datafile in", e))?;
+        let found = found.unwrap_or_default();
+        let FileStat { size, mtime_ns, allocated } = found;
+        Ok(DfStat { size, mtime_ns, allocated })
     }
 
     /// Sets the length; lengthens (and makes the datafile) only if `extend`.
@@ -424,6 +442,14 @@ impl Inner {
             return Err(PvfsError::new(ErrorCode::Io, "this storage space was closed"));
         }
         let mut shard = self.shard(handle.0).lock();
+        if shard.len() >= OVERFLOW * self.options.open_max.div_ceil(SHARDS)
+            && !shard.contains_key(&handle.0)
+        {
+            // More than the background can keep up with: help it, so that descriptors stay bounded.
+            drop(shard);
+            self.round()?;
+            shard = self.shard(handle.0).lock();
+        }
         if let Some(d) = shard.get(&handle.0) {
             d.used.store(self.tick.load(Ordering::Relaxed), Ordering::Relaxed);
             return Ok(Some(d.clone()));
@@ -445,8 +471,10 @@ impl Inner {
         let Some(d) = opened else { return Ok(None) };
         let d = Arc::new(d);
         shard.insert(handle.0, d.clone());
-        if shard.len() > self.options.open_max / SHARDS {
-            writeout::trim(&mut shard, self.options.open_max / SHARDS);
+        let keep = self.options.open_max.div_ceil(SHARDS);
+        // Not at every opening: while everything is dirty there is nothing to find.
+        if shard.len() > keep && shard.len().is_multiple_of(8) {
+            writeout::trim(&mut shard, keep);
         }
         Ok(Some(d))
     }
@@ -472,7 +500,7 @@ impl Inner {
                         sums
                     } else if marks.power_lost {
                         // Written out, but the mark before it was lost with the power.
-                        marks.mark(self.media(), handle)?;
+                        marks.mark_unknown(self.media(), handle)?;
                         marked = true;
                         Sums::unknown()
                     } else {
@@ -491,7 +519,7 @@ impl Inner {
                         "datafile {} has no checksums beside it: taking them from its bytes",
                         self.shared.name(handle)
                     );
-                    marks.mark(self.media(), handle)?;
+                    marks.mark_unknown(self.media(), handle)?;
                     marked = true;
                     Sums::unknown()
                 }
@@ -504,6 +532,7 @@ impl Inner {
                 size: found.size,
                 mtime_ns: found.mtime_ns,
                 sums,
+                version: 0,
                 removed: false,
                 poisoned: None,
                 damaged,

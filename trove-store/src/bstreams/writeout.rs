@@ -7,7 +7,7 @@ use super::datafile::Datafile;
 use super::{Inner, SHARDS};
 use crate::error::TroveError;
 use parking_lot::MutexGuard;
-use pvfs2_proto::{Handle, Result};
+use pvfs2_proto::{ErrorCode, Handle, Result};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,19 +54,19 @@ fn can_leave(d: &Datafile) -> bool {
 impl Inner {
     /// See [`super::Bstreams::step`].
     pub(super) fn round(&self) -> Result<()> {
+        let _one = self.rounds.lock();
         let tick = self.tick.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.awake.store(false, Ordering::Release);
-        let mut first_error =
-            self.shared.marks.sync(self.media()).map_err(|e| super::fail("sync", e));
+        let mut done = self.shared.marks.sync(self.media()).map_err(|e| super::fail("sync", e));
         let all = self.open_ones();
         let dirty: Vec<_> = all.iter().filter(|d| d.unsynced.load(Ordering::Acquire)).collect();
         if dirty.len() >= SYNC_ALL_FROM {
-            first_error = first_error.and(self.sync_all(&dirty));
+            done = done.and(self.sync_all(&dirty));
         } else {
             // Start all of them before waiting for any.
             dirty.iter().for_each(|d| d.file.start_writeout());
             for d in &dirty {
-                first_error = first_error.and(self.sync_one(d));
+                done = done.and(self.sync_one(d));
             }
         }
         let over = all.len() > self.options.open_max;
@@ -77,20 +77,49 @@ impl Inner {
             .filter(|(used, _)| over || used + self.options.rest_rounds <= tick)
             .collect();
         resting.sort_unstable_by_key(|(used, _)| *used);
-        for (_, d) in resting.into_iter().take(REST_PER_ROUND) {
-            let settled = d.settle(&self.shared, self.media());
-            first_error = first_error.and(self.unless_removed(d, settled.map(drop)));
-        }
+        let most = if over { all.len() } else { REST_PER_ROUND };
+        let resting: Vec<_> = resting.into_iter().take(most).map(|(_, d)| d).collect();
+        done = done.and(self.settle(&resting));
+        drop(resting);
+        drop(dirty);
         drop(all);
+        let keep = self.options.open_max.div_ceil(SHARDS);
         for shard in &self.shards {
             let mut shard = shard.lock();
-            if shard.len() > self.options.open_max / SHARDS {
-                trim(&mut shard, self.options.open_max / SHARDS);
+            if shard.len() > keep {
+                trim(&mut shard, keep);
             }
         }
         let now_ns = self.shared.env.now_ns();
         let tidied = self.shared.marks.tidy(self.media(), now_ns);
-        first_error.and(tidied.map_err(|e| super::fail("tidy", e))).and(self.learn_some())
+        done.and(tidied.map_err(|e| super::fail("tidy", e))).and(self.learn_some())
+    }
+
+    /// Writes the checksums of datafiles at rest down, and unmarks them when that is durable.
+    fn settle(&self, resting: &[&Arc<Datafile>]) -> Result<()> {
+        let mut done = Ok(());
+        let mut stored = Vec::new();
+        for d in resting {
+            match d.store_sums(&self.shared, self.media()) {
+                Ok(Some(side)) => stored.push((d, side)),
+                Ok(None) => {}
+                Err(e) => done = done.and(self.unless_removed(d, Err(e))),
+            }
+        }
+        let synced = if stored.len() >= SYNC_ALL_FROM {
+            self.media().sync_all()
+        } else {
+            stored.iter().try_for_each(|(d, s)| {
+                s.side.sync()?;
+                if s.made { self.media().sync_names(d.handle) } else { Ok(()) }
+            })
+        };
+        match synced {
+            Ok(()) => stored.iter().for_each(|(d, s)| d.settle(&self.shared, s)),
+            // They stay marked: their checksums are taken from their bytes after a stop.
+            Err(e) => done = done.and(Err(super::fail("sync checksums in", e))),
+        }
+        done
     }
 
     fn unless_removed(&self, d: &Datafile, done: Result<()>) -> Result<()> {
@@ -119,35 +148,42 @@ impl Inner {
 
     /// Reads a bounded amount of datafiles whose checksums are unknown since an unclean stop.
     fn learn_some(&self) -> Result<()> {
-        if !self.shared.marks.was_dirty && !self.shared.marks.power_lost {
-            return Ok(());
-        }
         let mut at = self.learning.lock();
         let mut budget = self.options.learn_bytes;
         while budget > 0 {
-            let here = at.handle.checked_sub(1).map_or(0, |h| h);
-            let Some(handle) = self.shared.marks.next_marked(here) else {
+            let Some(handle) = self.shared.marks.next_unknown(at.handle) else {
                 *at = Learning::default();
                 return Ok(());
             };
             if handle != at.handle {
                 *at = Learning { handle, strip: 0 };
             }
-            let read = match self.find(Handle(handle)) {
-                Ok(Some(d)) => {
-                    let read = d.learn_some(&self.shared, &mut at.strip, budget);
-                    self.unless_removed(&d, read.as_ref().map(|_| ()).map_err(Clone::clone))?;
-                    read.unwrap_or(0)
+            let next = Learning { handle: handle.saturating_add(1), strip: 0 };
+            let d = match self.find(Handle(handle)) {
+                Ok(Some(d)) => d,
+                Err(e) if e.code != ErrorCode::Stale => {
+                    *at = next;
+                    return Err(e);
                 }
-                // Marked, but its making was lost, or it is being removed.
+                // Its making was lost, or it was removed.
                 _ => {
                     self.shared.marks.unmark(handle);
-                    0
+                    *at = next;
+                    continue;
                 }
             };
-            budget = budget.saturating_sub(read.max(4096));
-            if budget > 0 {
-                *at = Learning { handle: handle.saturating_add(1), strip: 0 };
+            match d.learn_some(&self.shared, &mut at.strip, budget) {
+                Ok((read, more)) => {
+                    budget = budget.saturating_sub(read.max(4096));
+                    if !more {
+                        self.shared.marks.learned(handle);
+                        *at = next;
+                    }
+                }
+                Err(e) => {
+                    *at = next;
+                    return self.unless_removed(&d, Err(e));
+                }
             }
         }
         Ok(())
@@ -157,11 +193,13 @@ impl Inner {
     pub(super) fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         let mut done = Ok(());
-        for d in self.open_ones() {
-            let synced = self.sync_one(&d);
-            let settled = synced.and_then(|()| d.settle(&self.shared, self.media()).map(drop));
-            done = done.and(self.unless_removed(&d, settled));
+        let _one = self.rounds.lock();
+        let all = self.open_ones();
+        for d in &all {
+            done = done.and(self.sync_one(d));
         }
+        done = done.and(self.settle(&all.iter().collect::<Vec<_>>()));
+        drop(all);
         self.shards.iter().for_each(|s| s.lock().clear());
         let now_ns = self.shared.env.now_ns();
         done.and(self.shared.marks.close(self.media(), now_ns).map_err(|e| super::fail("close", e)))
@@ -192,7 +230,7 @@ impl Inner {
     }
 
     fn has_unrest(&self) -> bool {
-        self.shared.marks.next_marked(0).is_some()
+        self.shared.marks.any()
     }
 }
 

@@ -329,8 +329,10 @@ impl Core {
             }
             let due = work.active_since.map(|since| since + age);
             if !(full || due.is_some_and(|due| Instant::now() >= due)) {
-                let pause = Duration::from_secs(1);
-                self.wake_applier.wait_until(&mut work, Instant::now() + pause);
+                match due {
+                    Some(due) => drop(self.wake_applier.wait_until(&mut work, due)),
+                    None => self.wake_applier.wait(&mut work),
+                }
                 continue;
             }
             drop(work);
