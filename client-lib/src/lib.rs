@@ -6,17 +6,17 @@
 //! opens a socket except through [`pvfs2_proto::env::Env`] and [`pvfs2_bmi::call::Net`]. The one
 //! thread is [`background`]'s.
 //!
-//! - [`client`]: the shared client object and its configuration
-//! - [`machine`]: state machines, the state of an operation, the runner
-//! - [`tickets`]: exchanges with servers, exactly once
-//! - [`sys`]: one file per operation
-//! - [`attrs`]: attributes with the size made exact
-//! - [`io_plan`]: a range of a file as extents of datafiles
-//! - [`open_table`]: what is open, and what this client wrote and has not yet reported
-//! - [`ncache`], [`acache`]: names and attributes
-//! - [`timed_map`]: the bounded map with timeouts under both caches
-//! - [`background`]: the thread for what no program waits for
-//! - [`metrics`]: counters and latency histograms per operation
+//! - [`client`][]: the shared client object and its configuration
+//! - [`machine`][]: state machines, the state of an operation, the runner
+//! - [`tickets`][]: exchanges with servers, exactly once
+//! - [`sys`][]: one file per operation
+//! - [`attrs`][]: attributes with the size made exact
+//! - [`io_plan`][]: a range of a file as extents of datafiles
+//! - [`open_table`][]: what is open, and what this client wrote and has not yet reported
+//! - [`ncache`], [`acache`][]: names and attributes
+//! - [`timed_map`][]: the bounded map with timeouts under both caches
+//! - [`background`][]: the thread for what no program waits for
+//! - [`metrics`][]: counters and latency histograms per operation
 pub mod acache;
 pub mod attrs;
 pub mod background;

@@ -1,6 +1,10 @@
 //! Random operations of one or two clients on one file against a plain vector of bytes, with and
 //! without caches, with requests that stall before or after the server did them. Every failure is
 //! replayed by proptest's seed.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers are not #[test] functions"
+)]
 mod fake;
 
 use bytes::Bytes;

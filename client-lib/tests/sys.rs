@@ -1,5 +1,9 @@
 //! The system interface against a cluster in memory: what operations answer, what they cost, and
 //! that caches, stops and repeats keep them right.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; helpers are not #[test] functions"
+)]
 mod fake;
 
 use bytes::Bytes;
