@@ -1,32 +1,11 @@
-//! Benchmarks of single parts; what a whole cluster does is measured by `pvfs2 bench`.
+//! Benchmarks of single parts; what a whole cluster does is measured by
+//! `bench/compare.sh`.
 //!
 //! - `benches/proto.rs`: distributions, frame headers, message heads, CRC-32
 //! - `benches/trove.rs`: transactions, lookups, datafiles
 //!
 //! Run all with `cargo bench -p pvfs2-bench`, one with `cargo bench -p pvfs2-bench -- NAME`. The
 //! data for a benchmark comes from here, so that numbers stay comparable.
+pub mod noise;
 
-/// Bytes that do not compress and are the same in every run.
-pub fn noise(len: usize) -> Vec<u8> {
-    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 32) as u8
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn noise_is_the_same_in_every_run_and_spread() {
-        let bytes = super::noise(65_536);
-        assert_eq!(bytes, super::noise(65_536));
-        let mut counts = [0u32; 256];
-        bytes.iter().for_each(|b| counts[usize::from(*b)] += 1);
-        assert!(counts.iter().all(|n| (128..512).contains(n)), "{counts:?}");
-    }
-}
+pub use noise::noise;
