@@ -87,7 +87,7 @@ impl Started {
 /// As [`Started::spawn`] and [`Started::wait_ready`].
 pub fn detach(log: &Path) -> Result<()> {
     let child = Started::spawn(std::env::args_os().skip(1), log)?;
-    child.wait_ready(crate::output::line)?;
+    child.wait_ready(|line| crate::output::line(line))?;
     Ok(())
 }
 

@@ -66,7 +66,7 @@ struct Strip {
 pub fn run(args: ViewdistArgs) -> Result<()> {
     let (path, target) = resolve_remote(&args.fs, &args.file)?;
     let fs = Fs::open(&args.fs, &target)?;
-    let (found, map) = (fs.lookup(&path, true), fs.map());
+    let (found, map) = (fs.lookup(&path, true), fs.map().clone());
     fs.end();
     let attr = found?;
     if !attr.is_file() {

@@ -96,7 +96,10 @@ impl Servers {
             }
             _ => true,
         });
-        for t in self.threads.iter_mut().filter(|t| t.fails_now()) {
+        for t in &mut self.threads {
+            if !t.fails_now() {
+                continue;
+            }
             tracing::error!("server {} has stopped; its log lines say why", t.alias());
         }
     }
