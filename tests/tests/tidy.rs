@@ -259,3 +259,27 @@ fn links_of_the_prose_lead_somewhere() {
     }
     none("links that lead nowhere", bad);
 }
+
+#[test]
+fn files_that_the_prose_names_exist() {
+    let mut bad = Vec::new();
+    let crates: Vec<String> = std::fs::read_dir(root())
+        .unwrap()
+        .flatten()
+        .filter(|e| e.path().join("Cargo.toml").exists())
+        .map(|e| e.file_name().into_string().unwrap())
+        .collect();
+    for (path, text) in files(&[".md"]) {
+        for word in text.split('`').skip(1).step_by(2) {
+            let is_path = crates.iter().any(|c| word.starts_with(&format!("{c}/")));
+            if is_path
+                && !word.contains([' ', '*', '<'])
+                && !word.contains("NAME")
+                && !root().join(word).exists()
+            {
+                bad.push(format!("{}: {word}", path.display()));
+            }
+        }
+    }
+    none("files that do not exist", bad);
+}
