@@ -551,12 +551,17 @@ impl Datafile {
     }
 
     /// The side file is durable: the datafile is no longer marked, unless it has changed meanwhile.
-    pub fn settle(&self, shared: &Shared, stored: &Stored) {
+    ///
+    /// # Errors
+    /// As the disk; it stays marked.
+    pub fn settle(&self, shared: &Shared, media: &dyn Media, stored: &Stored) -> Result<()> {
         let state = self.state.write();
         if !state.removed && state.version == stored.version {
+            let unmarked = shared.marks.unmark(media, self.handle);
+            unmarked.map_err(|e| self.error(shared, "unmark", e))?;
             self.marked.store(false, Ordering::Release);
-            shared.marks.unmark(self.handle);
         }
+        Ok(())
     }
 
     /// Learns up to `budget` bytes of unknown strips; gives what it read, and whether more is left.

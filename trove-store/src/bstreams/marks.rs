@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 0-7 | handle (or boot number) |
 //! | 8-15 | time in ns |
-//! | 16-19 | kind: 1 dirty, 2 removed, 3 opened in this boot |
+//! | 16-19 | kind: 1 dirty, 2 removed, 3 opened in this boot, 4 at rest (no longer dirty) |
 //! | 20-23 | CRC-32 of bytes 0-19 |
 use super::media::{LogKind, Media};
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ const RECORD_BYTES: usize = 24;
 const DIRTY: u32 = 1;
 const REMOVED: u32 = 2;
 const OPENED: u32 = 3;
+const AT_REST: u32 = 4;
 /// A log is written anew when it holds this many records that mean nothing any more.
 const STALE_RECORDS_MAX: usize = 4096;
 
@@ -82,6 +83,7 @@ impl Marks {
         for record in media.read_log(LogKind::Dirty)?.chunks(RECORD_BYTES) {
             match decode(record) {
                 Some((handle, _, DIRTY)) => drop(dirty.handles.insert(handle)),
+                Some((handle, _, AT_REST)) => drop(dirty.handles.remove(&handle)),
                 Some((boot, _, OPENED)) => opened = Some(boot),
                 _ => {}
             }
@@ -149,10 +151,18 @@ impl Marks {
     }
 
     /// The side file of a datafile is durable and true again, or the datafile is gone.
-    pub fn unmark(&self, handle: u64) {
+    ///
+    /// # Errors
+    /// As the disk; it stays marked.
+    pub fn unmark(&self, media: &dyn Media, handle: u64) -> io::Result<()> {
         let mut d = self.dirty.lock();
-        d.handles.remove(&handle);
-        d.unknown.remove(&handle);
+        if d.handles.contains(&handle) {
+            media.append_log(LogKind::Dirty, &encode(handle, 0, AT_REST))?;
+            d.records += 1;
+            d.handles.remove(&handle);
+            d.unknown.remove(&handle);
+        }
+        Ok(())
     }
 
     /// Marks a datafile whose checksums must be taken from its bytes.

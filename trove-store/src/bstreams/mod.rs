@@ -566,7 +566,8 @@ impl Inner {
         }
         let removed = self.media().remove(Kind::Data, handle.0).map_err(|e| fail("remove", e))?;
         self.media().remove(Kind::Sums, handle.0).map_err(|e| fail("remove", e))?;
-        self.shared.marks.unmark(handle.0);
+        let unmarked = self.shared.marks.unmark(self.media(), handle.0);
+        unmarked.map_err(|e| fail("unmark a datafile in", e))?;
         if removed {
             self.datafiles.fetch_sub(1, Ordering::Relaxed);
         }

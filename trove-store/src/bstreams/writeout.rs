@@ -115,7 +115,11 @@ impl Inner {
             })
         };
         match synced {
-            Ok(()) => stored.iter().for_each(|(d, s)| d.settle(&self.shared, s)),
+            Ok(()) => {
+                for (d, side) in &stored {
+                    done = done.and(d.settle(&self.shared, self.media(), side));
+                }
+            }
             // They stay marked: their checksums are taken from their bytes after a stop.
             Err(e) => done = done.and(Err(super::fail("sync checksums in", e))),
         }
@@ -167,7 +171,8 @@ impl Inner {
                 }
                 // Its making was lost, or it was removed.
                 _ => {
-                    self.shared.marks.unmark(handle);
+                    let unmarked = self.shared.marks.unmark(self.media(), handle);
+                    unmarked.map_err(|e| super::fail("unmark a datafile in", e))?;
                     *at = next;
                     continue;
                 }

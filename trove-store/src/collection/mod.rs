@@ -327,4 +327,4 @@ impl Drop for Collection {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
