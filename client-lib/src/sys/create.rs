@@ -87,14 +87,15 @@ impl Create {
         {
             file.truncated(0);
         }
-        named(client, dir, &r.name, &mut attr);
+        let exact = named(client, dir, &r.name, &mut attr);
         if let Some(mut dir_attr) = answer.dir_attr {
             keep(client, &mut dir_attr);
         }
-        let done = Created { attr: attr.clone(), file, created: answer.created };
-        if keep(client, &mut attr) {
-            return Ok(Step::Done(Created { attr, ..done }));
+        let created = answer.created;
+        if exact {
+            return Ok(Step::Done(Created { attr, file, created }));
         }
+        let done = Created { attr: attr.clone(), file, created };
         self.flow = Some((AttrFlow::Sizes(Box::new(attr)), done));
         Ok(Step::Next)
     }

@@ -100,6 +100,15 @@ pub(crate) fn keep(client: &Client, attr: &mut Attr) -> bool {
     exact
 }
 
+/// As [`keep`] for the answer to a question that was sent when the acache had counted `drops`: it
+/// may be older than what was dropped since, so then it is not cached.
+pub(crate) fn keep_since(client: &Client, drops: u64, attr: &mut Attr) -> bool {
+    if client.acache().drops() == drops {
+        return keep(client, attr);
+    }
+    merge_own(client, attr)
+}
+
 /// Takes in attributes where the answer may bring none.
 pub(crate) fn keep_or_drop(client: &Client, handle: Handle, attr: Option<Attr>) {
     match attr {
@@ -110,12 +119,12 @@ pub(crate) fn keep_or_drop(client: &Client, handle: Handle, attr: Option<Attr>) 
     }
 }
 
-/// A name was made in `dir`.
-pub(crate) fn named(client: &Client, dir: Handle, name: &Bytes, attr: &mut Attr) {
+/// A name was made in `dir`; whether the size in its object's attributes is exact.
+pub(crate) fn named(client: &Client, dir: Handle, name: &Bytes, attr: &mut Attr) -> bool {
     let now_ns = client.env().now_ns();
     client.ncache().set(dir, name, Cached::Handle(attr.handle()), now_ns);
     client.acache().drop_handle(dir);
-    keep(client, attr);
+    keep(client, attr)
 }
 
 /// A name of `dir` is gone.

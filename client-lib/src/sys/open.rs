@@ -52,7 +52,8 @@ impl Machine for Open {
             });
             return Ok(Step::Next);
         }
-        let keeps_bytes = self.request.read && !self.request.write && client.acache().is_on();
+        let reads = self.request.read || self.request.exec;
+        let keeps_bytes = reads && !self.request.write && client.acache().is_on();
         let request = OpenRequest { want_bytes: keeps_bytes, ..self.request.clone() };
         let server = cx.meta_server(handle)?;
         let asked_ns = cx.now_ns();
@@ -61,7 +62,7 @@ impl Machine for Open {
         let mut attr = need(answer.attr, "open answered without attributes")?;
         let until_ns = asked_ns.saturating_add(client.config().acache_ms as i64 * 1_000_000);
         let bytes = answer.bytes.filter(|_| keeps_bytes).map(|b| (b, until_ns));
-        let mode = (self.request.read || self.request.exec, self.request.write);
+        let mode = (reads, self.request.write);
         let file = OpenFile::new(client.opens(), attr.clone(), mode, bytes);
         if self.request.truncate {
             file.state.truncated(0);
