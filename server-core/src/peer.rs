@@ -10,6 +10,7 @@ use pvfs2_proto::op::{Cred, OpMessage, OpRequest, OpResponse, Repeat};
 use pvfs2_proto::{ErrorCode, PvfsError, Result, ServerId};
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 
 /// A future that stays on its thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -85,12 +86,12 @@ fn no_answer() -> PvfsError {
 
 /// [`Peers`] over the network.
 pub struct NetPeers<N> {
-    net: N,
+    net: Rc<N>,
 }
 
 impl<N: Net> NetPeers<N> {
     /// Peers behind a carrier whose options name this server (`ClientOptions::peer_server`).
-    pub fn new(net: N) -> NetPeers<N> {
+    pub fn new(net: Rc<N>) -> NetPeers<N> {
         NetPeers { net }
     }
 

@@ -124,11 +124,7 @@ pub fn may_create(cred: &Cred, dir: &Attr) -> Result<()> {
 pub fn may_delete(cred: &Cred, dir: &Attr, victim_uid: u32) -> Result<()> {
     is_directory(dir)?;
     access(cred, dir, WRITE | EXEC)?;
-    if dir.mode & S_ISVTX != 0
-        && !cred.is_root()
-        && cred.uid != victim_uid
-        && cred.uid != dir.uid
-    {
+    if dir.mode & S_ISVTX != 0 && !cred.is_root() && cred.uid != victim_uid && cred.uid != dir.uid {
         return Err(PvfsError::new(
             ErrorCode::NotPermitted,
             format!("directory {:x} is sticky, and neither it nor the object is yours", dir.handle),
@@ -197,7 +193,10 @@ pub fn may_setattr(cred: &Cred, attr: &Attr, set: &SetAttr) -> Result<()> {
             return Err(PvfsError::new(ErrorCode::IsDirectory, "a directory has no size to set"));
         }
         if !attr.is_file() {
-            return Err(PvfsError::new(ErrorCode::Invalid, "only a regular file has a size to set"));
+            return Err(PvfsError::new(
+                ErrorCode::Invalid,
+                "only a regular file has a size to set",
+            ));
         }
         if !set.by_open_file {
             access(cred, attr, WRITE)?;

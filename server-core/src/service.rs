@@ -305,9 +305,9 @@ impl<H: OpHandler> Inner<H> {
                 self.end(session);
                 OpResponse::Goodbye(GoodbyeResponse {})
             }
-            OpRequest::GetConfig(_) => OpResponse::GetConfig(GetConfigResponse {
-                map: Some((*self.config.map).clone()),
-            }),
+            OpRequest::GetConfig(_) => {
+                OpResponse::GetConfig(GetConfigResponse { map: Some((*self.config.map).clone()) })
+            }
             OpRequest::Ping(_) => {
                 let is_meta = entry.is_some_and(|e| e.meta_range.is_some());
                 let is_io = entry.is_some_and(|e| e.io_range.is_some());
@@ -391,7 +391,13 @@ impl<H: OpHandler> Inner<H> {
         out
     }
 
-    async fn harmless(&self, kind: Op, mut head: RequestHead, op: OpRequest, body: Body) -> Outgoing {
+    async fn harmless(
+        &self,
+        kind: Op,
+        mut head: RequestHead,
+        op: OpRequest,
+        body: Body,
+    ) -> Outgoing {
         let cx = match self.cx(&mut head, None) {
             Ok(cx) => cx,
             // A goodbye for a session that has ended already has reached its aim.
@@ -515,13 +521,18 @@ impl<H: OpHandler> Service for SessionService<H> {
         if hello.fs_id != 0 && hello.fs_id != map.fs_id {
             return wrong(format!(
                 "server {} serves file system {:x} ('{}'), not {:x}: check the address",
-                map.alias(me), map.fs_id, map.fs_name, hello.fs_id
+                map.alias(me),
+                map.fs_id,
+                map.fs_name,
+                hello.fs_id
             ));
         }
         if !hello.fs_name.is_empty() && hello.fs_name != map.fs_name {
             return wrong(format!(
                 "server {} serves file system '{}', not '{}': check the address",
-                map.alias(me), map.fs_name, hello.fs_name
+                map.alias(me),
+                map.fs_name,
+                hello.fs_name
             ));
         }
         if hello.expect_server != 0 && hello.expect_server - 1 != me {

@@ -210,10 +210,7 @@ impl SessionTable {
         };
         if let Some(durable) = &self.durable {
             let mut txn = Txn::default();
-            txn.put(
-                durable.keys.session_key(id).to_vec(),
-                prost::Message::encode_to_vec(&record),
-            );
+            txn.put(durable.keys.session_key(id).to_vec(), prost::Message::encode_to_vec(&record));
             durable.collection.commit(txn)?;
         }
         self.by_client.insert(hello.client_id, id);
@@ -243,17 +240,13 @@ impl SessionTable {
         }
         let last = session.slots.get_mut(&slot);
         match last {
-            Some(Slot::Done { seq: last, reply }) if *last == seq => {
-                Admission::Kept(reply.clone())
-            }
+            Some(Slot::Done { seq: last, reply }) if *last == seq => Admission::Kept(reply.clone()),
             Some(Slot::Running { seq: last, waiting }) if *last == seq => {
                 let (tx, rx) = oneshot::channel();
                 waiting.push(tx);
                 Admission::Wait(rx)
             }
-            Some(Slot::Done { seq: last, .. } | Slot::Running { seq: last, .. })
-                if *last > seq =>
-            {
+            Some(Slot::Done { seq: last, .. } | Slot::Running { seq: last, .. }) if *last > seq => {
                 Admission::Drop
             }
             _ => {

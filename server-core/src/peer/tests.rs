@@ -36,7 +36,7 @@ impl Net for Forgetful {
 
 #[tokio::test]
 async fn a_forgotten_session_costs_one_more_round_for_its_server_only() {
-    let peers = NetPeers::new(Forgetful::default());
+    let peers = NetPeers::new(Rc::new(Forgetful::default()));
     let cut = DfTruncateRequest { datahandle: 1, size: 0, extend: false };
     let asked = vec![(1, cut.clone()), (2, cut)];
     ask_all(&peers, &Cred::root(), 0, asked).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_forgotten_session_costs_one_more_round_for_its_server_only() {
 
 #[tokio::test]
 async fn an_answer_to_something_else_is_an_error() {
-    let peers = NetPeers::new(Forgetful::default());
+    let peers = NetPeers::new(Rc::new(Forgetful::default()));
     let error = ask(&peers, &Cred::root(), 0, 1, IntentStatusRequest { intent: 1 }).await;
     assert_eq!(error.unwrap_err().code, ErrorCode::Protocol);
     assert_eq!(*peers.net.seen.borrow(), [(1, None)], "no ticket for what is harmless");

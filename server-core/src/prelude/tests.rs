@@ -1,7 +1,7 @@
 //! Access checks against tables of what Linux does.
 use super::*;
-use pvfs2_proto::attr::mode::{S_IFDIR, S_IFREG};
 use pvfs2_proto::TimeSpec;
+use pvfs2_proto::attr::mode::{S_IFDIR, S_IFREG};
 
 fn user(uid: u32, gid: u32, groups: &[u32]) -> Cred {
     Cred { uid, gid, groups: groups.to_vec(), groups_known: true }

@@ -122,10 +122,7 @@ async fn what_is_refused() {
     assert_eq!(status(b.ask(s + 1, None, renew.clone()).await), ErrorCode::BadSession);
     assert_eq!(b.ask(s, None, renew).await.status, 0);
     let wrong = HelloRequest { fs_id: 6, ..Default::default() };
-    assert_eq!(
-        b.service.hello(&b.conn, &wrong).unwrap_err().code,
-        ErrorCode::WrongFileSystem
-    );
+    assert_eq!(b.service.hello(&b.conn, &wrong).unwrap_err().code, ErrorCode::WrongFileSystem);
     assert_eq!(b.ask(s, None, OpRequest::Goodbye(GoodbyeRequest {})).await.status, 0);
     assert_eq!(b.service.handler().ended.get(), s);
     assert_eq!(status(b.ask(s, Some((0, 1)), unlink()).await), ErrorCode::BadSession);

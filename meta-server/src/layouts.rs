@@ -1,0 +1,132 @@
+//! Which distribution and which I/O servers a new file gets: its own `user.pvfs2.*` attributes
+//! (inherited from the directory at its making, or set while it was empty), else the cluster's
+//! defaults.
+use crate::server::MetaServer;
+use bytes::Bytes;
+use pvfs2_proto::handle::datahandle;
+use pvfs2_proto::layout::Layout;
+use pvfs2_proto::{Dist, ErrorCode, FileLayout, Handle, PvfsError, Result, ServerId};
+
+/// Namespace of the layout attributes.
+pub const PREFIX: &[u8] = b"user.pvfs2.";
+/// Name of the distribution.
+pub const DIST_NAME: &[u8] = b"user.pvfs2.dist_name";
+/// Its parameters.
+pub const DIST_PARAMS: &[u8] = b"user.pvfs2.dist_params";
+/// Number of datafiles.
+pub const NUM_DFILES: &[u8] = b"user.pvfs2.num_dfiles";
+/// The layout.
+pub const LAYOUT: &[u8] = b"user.pvfs2.layout";
+/// Servers of layout `list`.
+pub const SERVER_LIST: &[u8] = b"user.pvfs2.server_list";
+/// The handle (virtual, read only).
+pub const HANDLE: &[u8] = b"user.pvfs2.handle";
+
+/// The attributes that directories hand down.
+pub const INHERITED: [&[u8]; 5] = [DIST_NAME, DIST_PARAMS, NUM_DFILES, LAYOUT, SERVER_LIST];
+
+/// How a file wants to be laid out.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Its distribution.
+    pub dist: Dist,
+    /// Datafiles; 0: one per I/O server.
+    pub num_dfiles: u32,
+    /// Its layout.
+    pub layout: Layout,
+}
+
+fn text<'a>(xattrs: &'a [(Bytes, Bytes)], name: &[u8]) -> Result<Option<&'a str>> {
+    let Some((_, value)) = xattrs.iter().find(|(n, _)| n.as_ref() == name) else {
+        return Ok(None);
+    };
+    // Tools like setfattr sometimes store the terminating zero.
+    let value = value.strip_suffix(b"\0").unwrap_or(value);
+    std::str::from_utf8(value).map(|s| Some(s.trim())).map_err(|_| {
+        PvfsError::new(ErrorCode::Invalid, format!("{} is no text", String::from_utf8_lossy(name)))
+    })
+}
+
+impl MetaServer {
+    /// What the attributes wish for, the cluster's defaults where they say nothing.
+    ///
+    /// # Errors
+    /// `Invalid`, with the sentence to correct it.
+    pub(crate) fn layout_wish(&self, xattrs: &[(Bytes, Bytes)]) -> Result<Wish> {
+        let (name, params) = (text(xattrs, DIST_NAME)?, text(xattrs, DIST_PARAMS)?);
+        let default = self
+            .map
+            .default_dist
+            .clone()
+            .unwrap_or_else(|| Dist::simple_stripe(pvfs2_proto::limits::STRIP_SIZE_BYTES));
+        let dist = match (name, params) {
+            (None, None) => default,
+            (name, params) => Dist::parse(name.unwrap_or(default.name()), params.unwrap_or(""))?,
+        };
+        let num_dfiles = match text(xattrs, NUM_DFILES)? {
+            None => self.map.default_num_datafiles,
+            Some(n) => n.parse().map_err(|_| {
+                PvfsError::new(ErrorCode::Invalid, format!("'{n}' is no number of datafiles"))
+            })?,
+        };
+        let list = text(xattrs, SERVER_LIST)?;
+        let layout = match text(xattrs, LAYOUT)? {
+            // A list of servers without a layout's name can only mean this one.
+            None if list.is_some() => Layout::parse("list", list)?,
+            None => Layout::parse(&self.map.default_layout, list)?,
+            // The list may be set after the layout.
+            Some("list") if list.is_none() => Layout::List(Vec::new()),
+            Some(name) => Layout::parse(name, list)?,
+        };
+        Ok(Wish { dist, num_dfiles, layout })
+    }
+
+    /// Chooses servers and names the datahandles of a file.
+    ///
+    /// # Errors
+    /// `Invalid` when the wish cannot be met.
+    pub(crate) fn new_layout(
+        &self,
+        handle: Handle,
+        xattrs: &[(Bytes, Bytes)],
+    ) -> Result<FileLayout> {
+        let wish = self.layout_wish(xattrs)?;
+        let layout = match wish.layout {
+            Layout::List(names) if names.is_empty() => Layout::RoundRobin,
+            layout => layout,
+        };
+        let io_servers: Vec<ServerId> = self.map.io_servers().collect();
+        let local = self.map.server(self.id).and_then(|s| s.io_range).map(|_| self.id);
+        let servers = layout.choose(
+            &io_servers,
+            wish.num_dfiles,
+            self.next_turn(),
+            || self.env.rand_u64(),
+            |s| self.map.alias(s).to_owned(),
+            local,
+        )?;
+        wish.dist.check(servers.len() as u32)?;
+        let datahandles = servers
+            .iter()
+            .map(|s| {
+                self.map
+                    .server(*s)
+                    .and_then(|e| e.io_range)
+                    .and_then(|io| datahandle(&io, self.index, &self.range, handle))
+                    .map(|h| h.0)
+                    .ok_or_else(|| {
+                        PvfsError::new(
+                            ErrorCode::NoSpace,
+                            format!(
+                                "the handle range of I/O server {} has no place for the datafiles \
+                                 of metadata server {}: enlarge it in the cluster file",
+                                self.map.alias(*s),
+                                self.map.alias(self.id)
+                            ),
+                        )
+                    })
+            })
+            .collect::<Result<_>>()?;
+        Ok(FileLayout { dist: wish.dist, datahandles })
+    }
+}

@@ -1,0 +1,137 @@
+//! create: makes a regular file and opens it; without `exclusive`, opens one that exists.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | find the name | make, or open what is there | answer |
+//! | make: object, dirent, directory, reply in one change | enter the open, answer | nothing happened |
+//! | open what is there | as `open` | as `open` |
+//!
+//! A new file is stuffed and empty: it has no datahandles, and no I/O server is asked. It takes over
+//! the directory's `user.pvfs2.*` attributes. Durable: everything but the open.
+//! Errors: `Exists` (also, without `exclusive`, when the name is no regular file or its object lives
+//! on another server: the client then looks it up and opens it), `IsDirectory`, `Access`,
+//! `NotFound`, `NameTooLong`, `Invalid`.
+use crate::layouts;
+use crate::names::Place;
+use crate::server::MetaServer;
+use crate::store::Change;
+use bytes::Bytes;
+use pvfs2_proto::attr::mode::{S_IFDIR, S_IFMT, S_IFREG};
+use pvfs2_proto::op::{CreateRequest, CreateResponse, OpResponse, OpenRequest};
+use pvfs2_proto::{Attr, AttrFlags, ErrorCode, PvfsError, Result};
+use pvfs2_server_core::prelude;
+use pvfs2_server_core::scheduler::Mode;
+use pvfs2_server_core::service::{Answer, OpCx};
+
+pub(crate) async fn create(server: &MetaServer, cx: &OpCx, r: CreateRequest) -> Result<Answer> {
+    let guard = server.pass(&[(r.dir, Mode::Write)]).await;
+    let mut place = server.place(cx, r.dir, &r.name)?;
+    if let Some(target) = place.target {
+        if r.exclusive {
+            place.must_be_free()?;
+        }
+        if target.kind == S_IFDIR {
+            return Err(PvfsError::new(ErrorCode::IsDirectory, "the name is a directory's"));
+        }
+        if target.kind != S_IFREG || !server.owns(target.handle) {
+            place.must_be_free()?;
+        }
+        drop(guard);
+        return open_existing(server, cx, &r, target.handle.0, place).await;
+    }
+    prelude::may_create(&cx.cred, &place.dir)?;
+    let now = server.now_ns();
+    let mut attr = new_object(server, cx, &place.dir, S_IFREG | r.mode & !S_IFMT, now)?;
+    attr.flags = AttrFlags::STUFFED;
+    let mut change = Change::new();
+    hand_down(server, &mut change, &place.dir, &mut attr)?;
+    place.count(1, 0, now);
+    change.new_object(&attr);
+    change.put_dirent(place.key, attr.handle(), S_IFREG);
+    change.put_attr(&place.dir);
+    let handle = attr.handle();
+    let response = OpResponse::Create(CreateResponse {
+        attr: Some(attr),
+        created: true,
+        dir_attr: Some(place.dir),
+    });
+    let answer = server.answer(cx, change, response)?;
+    server.remember_young(handle);
+    if !r.no_open && (r.read || r.write) && cx.session != 0 {
+        server.opens.borrow_mut().open(cx.session, handle, r.write);
+    }
+    Ok(answer)
+}
+
+async fn open_existing(
+    server: &MetaServer,
+    cx: &OpCx,
+    r: &CreateRequest,
+    handle: u64,
+    place: Place,
+) -> Result<Answer> {
+    let attr = if r.no_open {
+        Some(server.store.object(handle.into())?)
+    } else {
+        let open = OpenRequest {
+            handle,
+            read: r.read,
+            write: r.write,
+            truncate: r.truncate,
+            ..Default::default()
+        };
+        match super::open::open(server, cx, open).await?.op {
+            OpResponse::Open(response) => response.attr,
+            _ => None,
+        }
+    };
+    let dir_attr = Some(place.dir);
+    let response = OpResponse::Create(CreateResponse { attr, created: false, dir_attr });
+    // Not recorded: opening again after a restart does the same.
+    Ok(Answer::new(response))
+}
+
+/// Attributes of a new object of `mode` in `dir`, with a handle of its own.
+pub(crate) fn new_object(
+    server: &MetaServer,
+    cx: &OpCx,
+    dir: &Attr,
+    mode: u32,
+    now_ns: i64,
+) -> Result<Attr> {
+    let (mode, gid) = prelude::inherit(&cx.cred, dir, mode)?;
+    Ok(Attr {
+        handle: server.store.new_handle()?.0,
+        mode,
+        uid: cx.cred.uid,
+        gid,
+        nlink: 1,
+        atime_ns: now_ns,
+        mtime_ns: now_ns,
+        ctime_ns: now_ns,
+        crtime_ns: now_ns,
+        change: 1,
+        ..Default::default()
+    })
+}
+
+/// The layout attributes that a directory hands down.
+pub(crate) fn inherited(server: &MetaServer, dir: &Attr) -> Result<Vec<(Bytes, Bytes)>> {
+    let mut all = server.store.xattrs(dir)?;
+    all.retain(|(name, _)| layouts::INHERITED.contains(&name.as_ref()));
+    Ok(all)
+}
+
+/// Gives a new object the layout attributes of its directory.
+pub(crate) fn hand_down(
+    server: &MetaServer,
+    change: &mut Change,
+    dir: &Attr,
+    attr: &mut Attr,
+) -> Result<()> {
+    for (name, value) in inherited(server, dir)? {
+        change.put(crate::keys::xattr(attr.handle(), &name), value);
+        attr.set(AttrFlags::HAS_XATTR, true);
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! listxattr: names of the extended attributes. Layout attributes of files are left out (copying
+//! tools would carry them along); `trusted.` names only root sees.
+//!
+//! Changes nothing. Errors: `Stale`.
+use crate::layouts;
+use crate::server::MetaServer;
+use pvfs2_proto::op::{ListxattrRequest, ListxattrResponse, OpResponse};
+use pvfs2_proto::{Handle, Result};
+use pvfs2_server_core::service::{Answer, OpCx};
+
+pub(crate) fn listxattr(server: &MetaServer, cx: &OpCx, r: ListxattrRequest) -> Result<Answer> {
+    let attr = server.store.object(Handle(r.handle))?;
+    let shown = |name: &[u8]| {
+        let hidden = name.starts_with(b"trusted.") && !cx.cred.is_root();
+        !hidden && !(attr.is_file() && name.starts_with(layouts::PREFIX))
+    };
+    let all = server.store.xattrs(&attr)?;
+    let names = all.into_iter().map(|(name, _)| name).filter(|n| shown(n)).collect();
+    Ok(Answer::new(OpResponse::Listxattr(ListxattrResponse { names })))
+}

@@ -1,0 +1,31 @@
+//! readdir: lists a directory from a cursor, with attributes if asked.
+//!
+//! Changes nothing. Cursors: see `keys.rs`. Errors: `NotFound`, `NotDirectory`, `Access`, `Stale`.
+use crate::server::MetaServer;
+use pvfs2_proto::limits::READDIR_MAX;
+use pvfs2_proto::op::{OpResponse, ReaddirRequest, ReaddirResponse};
+use pvfs2_proto::{Handle, Result};
+use pvfs2_server_core::prelude::{self, READ};
+use pvfs2_server_core::scheduler::Mode;
+use pvfs2_server_core::service::{Answer, OpCx};
+
+pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -> Result<Answer> {
+    let dir = Handle(r.dir);
+    server.must_own(dir)?;
+    // Other servers ask for the parent alone (`max` 0) while renaming: they must not wait.
+    let _guard = if r.max > 0 { server.pass(&[(r.dir, Mode::Read)]).await } else { None };
+    let attr = server.store.directory(dir)?;
+    if cx.peer_server.is_none() {
+        prelude::access(&cx.cred, &attr, READ)?;
+    }
+    let max = r.max.min(READDIR_MAX) as usize;
+    let (mut entries, end) =
+        if max == 0 { (Vec::new(), false) } else { server.store.list(dir, r.cursor, max)? };
+    if r.plus {
+        for entry in entries.iter_mut().filter(|e| server.owns(Handle(e.handle))) {
+            entry.attr = server.store.attr(Handle(entry.handle))?.map(|a| server.seen(cx, a));
+        }
+    }
+    let parent = server.store.parent(dir)?.0;
+    Ok(Answer::new(OpResponse::Readdir(ReaddirResponse { entries, end, parent })))
+}

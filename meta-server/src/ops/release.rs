@@ -1,0 +1,54 @@
+//! release: closes files; each close tells what its writer wrote.
+//!
+//! | state, per close | on success | on failure |
+//! |---|---|---|
+//! | apply what it tells (as `report`) | leave the open | answer; the rest stays open |
+//! | last writer: the size is exact now, or the datafiles will tell | next | |
+//! | last open of an orphan: remove it | next | logged |
+//!
+//! Durable: sizes and times. A file that is gone is closed in silence. Told twice, the second does
+//! nothing (the reply is remembered; after a restart nothing is open).
+use super::report::apply;
+use crate::server::MetaServer;
+use crate::store::Change;
+use pvfs2_proto::op::{OpResponse, ReleaseItem, ReleaseRequest, ReleaseResponse};
+use pvfs2_proto::{AttrFlags, Handle, Result};
+use pvfs2_server_core::scheduler::Mode;
+use pvfs2_server_core::service::{Answer, OpCx};
+
+pub(crate) async fn release(server: &MetaServer, cx: &OpCx, r: ReleaseRequest) -> Result<Answer> {
+    for item in &r.items {
+        let _guard = server.pass(&[(item.handle, Mode::Write)]).await;
+        one(server, cx, item)?;
+    }
+    Ok(Answer::new(OpResponse::Release(ReleaseResponse {})))
+}
+
+fn one(server: &MetaServer, cx: &OpCx, item: &ReleaseItem) -> Result<()> {
+    let handle = Handle(item.handle);
+    let Some(mut attr) = server.store.attr(handle)? else {
+        server.opens.borrow_mut().close(cx.session, handle, item.write);
+        return Ok(());
+    };
+    let mut changed = apply(server, &mut attr, item);
+    let closed = server.opens.borrow_mut().close(cx.session, handle, item.write);
+    let closed = closed.unwrap_or_default();
+    let settles = closed.last_writer && attr.has(AttrFlags::SIZE_DYNAMIC);
+    let exact = settles && !closed.disturbed && !server.in_grace.get();
+    if exact {
+        attr.set(AttrFlags::SIZE_DYNAMIC, false);
+        changed = true;
+    }
+    if changed {
+        let mut change = Change::new();
+        change.put_attr(&attr);
+        server.store.commit(change)?;
+    }
+    if settles && !exact {
+        server.settle_later(handle);
+    }
+    if closed.last {
+        server.closed_last(handle);
+    }
+    Ok(())
+}

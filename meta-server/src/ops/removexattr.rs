@@ -1,0 +1,42 @@
+//! removexattr: removes an extended attribute.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | check; value out, attributes, reply in one change | answer | nothing happened |
+//!
+//! Durable: all of it. Errors: `Stale`, `NoAttribute`, `Access`, `NotPermitted`, `InUse` (layout of
+//! a file with bytes), `NotSupported`.
+use super::getxattr::no_attribute;
+use super::setxattr::{may_change, may_lay_out};
+use crate::server::MetaServer;
+use crate::store::Change;
+use crate::{keys, layouts};
+use pvfs2_proto::op::{OpResponse, RemovexattrRequest, RemovexattrResponse};
+use pvfs2_proto::{AttrFlags, Handle, Result};
+use pvfs2_server_core::scheduler::Mode;
+use pvfs2_server_core::service::{Answer, OpCx};
+
+pub(crate) async fn removexattr(
+    server: &MetaServer,
+    cx: &OpCx,
+    r: RemovexattrRequest,
+) -> Result<Answer> {
+    let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
+    let mut attr = server.store.object(Handle(r.handle))?;
+    may_change(cx, &attr, &r.name)?;
+    let all = server.store.xattrs(&attr)?;
+    if !all.iter().any(|(name, _)| *name == r.name) {
+        return Err(no_attribute());
+    }
+    if r.name.starts_with(layouts::PREFIX) {
+        may_lay_out(&attr, &r.name)?;
+    }
+    attr.set(AttrFlags::HAS_XATTR, all.len() > 1);
+    attr.ctime_ns = server.now_ns();
+    attr.change += 1;
+    let mut change = Change::new();
+    change.delete(keys::xattr(attr.handle(), &r.name));
+    change.put_attr(&attr);
+    let attr = Some(server.seen(cx, attr));
+    server.answer(cx, change, OpResponse::Removexattr(RemovexattrResponse { attr }))
+}

@@ -1,0 +1,103 @@
+//! rmdir: removes an empty directory.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | check; object here: dirent, parent, object, reply in one change | answer | nothing happened |
+//! | object on another server: intent, synced | prepare | nothing happened |
+//! | prepare (`rmdir_peer` Prepare there: empty, nothing can be made in it) | commit | undo, answer |
+//! | commit: dirent, parent, reply, intent in one change, synced | finish | undo, answer |
+//! | finish (`rmdir_peer` Finish there) | answer | answer all the same; goes on in the background |
+//!
+//! Durable: all of it. Errors: `NotFound`, `NotDirectory`, `NotEmpty`, `Access`, `NotPermitted`
+//! (sticky), `NameTooLong`, `Invalid`, `Unreachable`.
+use super::rmdir_peer::must_be_empty;
+use super::unlink::owner_uid;
+use crate::intents;
+use crate::names::Place;
+use crate::server::MetaServer;
+use crate::store::Change;
+use pvfs2_proto::attr::mode::S_IFDIR;
+use pvfs2_proto::op::{
+    Cred, OpMessage, OpResponse, RmdirPeerRequest, RmdirRequest, RmdirResponse, RmdirStep,
+};
+use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
+use pvfs2_server_core::scheduler::Guard;
+use pvfs2_server_core::service::{Answer, OpCx};
+use pvfs2_server_core::{peer, prelude};
+
+pub(crate) async fn rmdir(server: &MetaServer, cx: &OpCx, r: RmdirRequest) -> Result<Answer> {
+    let names = [(r.dir, r.name.as_ref())];
+    let mut guard = server.pass_names(&names, &[]).await;
+    let mut place = server.place(cx, r.dir, &r.name)?;
+    let mut target = place.existing()?;
+    if !server.owns(target.handle) {
+        drop(guard.take());
+        guard = Some(server.lock_names(&names, &[]).await);
+        place = server.place(cx, r.dir, &r.name)?;
+        target = place.existing()?;
+    }
+    let victim_uid = owner_uid(server, cx, &place.dir, target.handle).await?;
+    prelude::may_delete(&cx.cred, &place.dir, victim_uid)?;
+    if target.kind != S_IFDIR {
+        return Err(PvfsError::new(ErrorCode::NotDirectory, "the name is no directory's"));
+    }
+    if !server.owns(target.handle) {
+        return far(server, cx, place, target.handle, guard).await;
+    }
+    let attr = server.store.attr(target.handle)?;
+    let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
+    must_be_empty(&attr)?;
+    let mut change = Change::new();
+    server.store.remove_object(&mut change, &attr)?;
+    server.answer(cx, remove_name(change, place, server.now_ns()), response(target.handle))
+}
+
+fn response(handle: Handle) -> OpResponse {
+    OpResponse::Rmdir(RmdirResponse { handle: handle.0 })
+}
+
+fn remove_name(mut change: Change, mut place: Place, now_ns: i64) -> Change {
+    change.delete(&place.key);
+    place.count(-1, -1, now_ns);
+    change.put_attr(&place.dir);
+    change
+}
+
+async fn far(
+    server: &MetaServer,
+    cx: &OpCx,
+    place: Place,
+    handle: Handle,
+    guard: Option<Guard>,
+) -> Result<Answer> {
+    let (intent, to) = (server.store.new_intent()?, server.owner(handle)?);
+    let request = |step: RmdirStep| RmdirPeerRequest {
+        intent,
+        handle: handle.0,
+        step: step as i32,
+        parent: 0,
+    };
+    let step = |s| intents::step(to, request(s).into_request());
+    let undo = vec![step(RmdirStep::Undo)];
+    let locked = [Handle(place.dir.handle)];
+    server.begin_intent(intent, undo.clone(), &locked).await?;
+    let prepare = request(RmdirStep::Prepare);
+    if let Err(e) = peer::ask(server.peers(), &Cred::root(), cx.op_id, to, prepare).await {
+        let _later = server.run_intent(intent, undo, guard, Change::new()).await;
+        return Err(e);
+    }
+    let finish = vec![step(RmdirStep::Finish)];
+    let mut change = remove_name(Change::new(), place, server.now_ns());
+    server.commit_intent(&mut change, intent, finish.clone(), &locked);
+    let answer = match server.answer(cx, change, response(handle)) {
+        Ok(answer) => answer,
+        Err(e) => {
+            let _later = server.run_intent(intent, undo, guard, Change::new()).await;
+            return Err(e);
+        }
+    };
+    server.store.sync_now().await?;
+    // The name is gone whatever becomes of the object.
+    let _later = server.run_intent(intent, finish, guard, Change::new()).await;
+    Ok(answer)
+}

@@ -1,0 +1,99 @@
+//! setxattr: sets an extended attribute; layout attributes on directories (handed down to what is
+//! made in them) and on empty files without datahandles.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | check; value, attributes, reply in one change | answer | nothing happened |
+//!
+//! Durable: all of it. Errors: `Stale`, `Exists`, `NoAttribute`, `Access`, `NotPermitted`, `TooBig`
+//! (value), `Range` (name), `Invalid` (layout attribute), `InUse` (layout of a file with bytes),
+//! `NotSupported`.
+use super::getxattr::{Namespace, namespace, no_attribute};
+use crate::server::MetaServer;
+use crate::store::Change;
+use crate::{keys, layouts};
+use pvfs2_proto::attr::mode::S_ISVTX;
+use pvfs2_proto::limits::{NAME_MAX, XATTR_VALUE_MAX};
+use pvfs2_proto::op::{OpResponse, SetxattrRequest, SetxattrResponse};
+use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
+use pvfs2_server_core::prelude::{self, WRITE};
+use pvfs2_server_core::scheduler::Mode;
+use pvfs2_server_core::service::{Answer, OpCx};
+
+pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest) -> Result<Answer> {
+    if r.name.len() > NAME_MAX || r.name.contains(&0) {
+        return Err(PvfsError::new(
+            ErrorCode::Range,
+            format!("an attribute's name has at most {NAME_MAX} bytes, none of them zero"),
+        ));
+    }
+    if r.value.len() > XATTR_VALUE_MAX {
+        return Err(PvfsError::new(
+            ErrorCode::TooBig,
+            format!("an attribute's value has at most {XATTR_VALUE_MAX} bytes"),
+        ));
+    }
+    let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
+    let mut attr = server.store.object(Handle(r.handle))?;
+    may_change(cx, &attr, &r.name)?;
+    let key = keys::xattr(attr.handle(), &r.name);
+    let exists = attr.has(AttrFlags::HAS_XATTR) && server.store.get(&key)?.is_some();
+    if r.create && exists {
+        return Err(PvfsError::new(ErrorCode::Exists, "the object has this attribute already"));
+    }
+    if r.replace && !exists {
+        return Err(no_attribute());
+    }
+    if r.name.starts_with(layouts::PREFIX) {
+        may_lay_out(&attr, &r.name)?;
+        let mut all = server.store.xattrs(&attr)?;
+        all.retain(|(name, _)| *name != r.name);
+        all.push((r.name.clone(), r.value.clone()));
+        server.layout_wish(&all)?;
+    }
+    attr.set(AttrFlags::HAS_XATTR, true);
+    attr.ctime_ns = server.now_ns();
+    attr.change += 1;
+    let mut change = Change::new();
+    change.put(key, r.value);
+    change.put_attr(&attr);
+    let attr = Some(server.seen(cx, attr));
+    server.answer(cx, change, OpResponse::Setxattr(SetxattrResponse { attr }))
+}
+
+/// Whether the caller may set or remove the attribute.
+pub(crate) fn may_change(cx: &OpCx, attr: &Attr, name: &[u8]) -> Result<()> {
+    let not_permitted = |what: &'static str| Err(PvfsError::new(ErrorCode::NotPermitted, what));
+    match namespace(name)? {
+        Namespace::User if !attr.is_file() && !attr.is_dir() => {
+            not_permitted("only regular files and directories have user.* attributes")
+        }
+        Namespace::User
+            if attr.is_dir() && attr.mode & S_ISVTX != 0 && !prelude::owns(&cx.cred, attr) =>
+        {
+            not_permitted("only the owner sets attributes of a sticky directory")
+        }
+        Namespace::User => prelude::access(&cx.cred, attr, WRITE),
+        Namespace::Trusted | Namespace::Security if !cx.cred.is_root() => {
+            not_permitted("only root sets trusted.* and security.* attributes")
+        }
+        Namespace::Trusted | Namespace::Security => Ok(()),
+    }
+}
+
+/// Whether a layout attribute may be changed on this object.
+pub(crate) fn may_lay_out(attr: &Attr, name: &[u8]) -> Result<()> {
+    if !layouts::INHERITED.contains(&name) {
+        return Err(PvfsError::new(
+            ErrorCode::Invalid,
+            "layout attributes are dist_name, dist_params, num_dfiles, layout and server_list",
+        ));
+    }
+    if attr.is_dir() || attr.is_file() && attr.layout.is_none() && attr.size == 0 {
+        return Ok(());
+    }
+    Err(PvfsError::new(
+        ErrorCode::InUse,
+        "the layout of a file is set before its first byte: make a new file and copy",
+    ))
+}
