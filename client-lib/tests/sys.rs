@@ -7,71 +7,16 @@
 mod fake;
 
 use bytes::Bytes;
-use fake::{Cluster, FakeNet, Fault, ROOT, Shape, name};
+use fake::mount::{Mount, runtime};
+use fake::{Cluster, Fault, ROOT, Shape, name};
 use pvfs2_client::background::Worker;
 use pvfs2_client::machine::{HookAction, Machine, OpState, Transition, run};
 use pvfs2_client::sys::*;
-use pvfs2_client::{Client, OpenFile};
 use pvfs2_proto::op::{CreateRequest, Cred, Op};
-use pvfs2_proto::{Attr, ErrorCode, Handle, Result, SetAttr, TimeSpec};
+use pvfs2_proto::{ErrorCode, Result, SetAttr, TimeSpec};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-
-/// A client at work; everything runs on a paused runtime.
-struct Mount {
-    client: Arc<Client>,
-    net: Rc<FakeNet>,
-    rt: Rc<tokio::runtime::Runtime>,
-}
-
-impl Mount {
-    fn new(cluster: &Rc<Cluster>, cache_ms: u64) -> Mount {
-        let (client, net) = cluster.client(cache_ms);
-        Mount { client, net, rt: Rc::new(runtime()) }
-    }
-    fn op(&self) -> OpState {
-        OpState::own(&self.client)
-    }
-    /// Runs to the end, going on after every stall as the background would.
-    fn run<M: Machine>(&self, mut machine: M) -> Result<M::Out> {
-        let mut op = self.op();
-        let result = self.rt.block_on(async {
-            loop {
-                match run(&mut machine, &mut op, &self.client, &*self.net).await {
-                    Err(e) if e.code == ErrorCode::Stalled => {}
-                    result => break result,
-                }
-            }
-        });
-        assert_eq!(self.net.tickets_out(), 0, "{} kept a ticket", M::NAME);
-        result
-    }
-    fn create(&self, text: &str) -> Arc<OpenFile> {
-        let m = Create::open(ROOT, name(text), 0o644, (true, true), false, false);
-        self.run(m).unwrap().file.unwrap()
-    }
-    fn write(&self, f: &Arc<OpenFile>, at: u64, data: &[u8]) {
-        let m = Write::new(f.clone(), at, Bytes::copy_from_slice(data), false);
-        assert_eq!(self.run(m).unwrap(), data.len());
-    }
-    fn read(&self, f: &Arc<OpenFile>, at: u64, len: usize) -> Vec<u8> {
-        self.run(Read::new(f.clone(), at, len)).unwrap()
-    }
-    fn close(&self, f: Arc<OpenFile>) {
-        self.run(Release::new(f)).unwrap();
-    }
-    fn stat(&self, h: Handle) -> Attr {
-        self.run(Getattr::new(h)).unwrap()
-    }
-    fn truncate(&self, h: Handle, size: u64) -> Attr {
-        self.run(Setattr::new(h, SetAttr { size: Some(size), ..Default::default() })).unwrap()
-    }
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
-}
 
 fn bytes(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()

@@ -6,6 +6,7 @@
 //! that ticket is out, and a (slot, seq) never carries two different requests.
 #![allow(dead_code)]
 mod meta;
+pub mod mount;
 
 use bytes::Bytes;
 use pvfs2_bmi::call::{Call, CallCx, Net, Reply, Ticket};
