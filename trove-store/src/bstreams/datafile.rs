@@ -93,6 +93,10 @@ impl State {
 }
 
 impl Datafile {
+    pub fn size(&self) -> u64 {
+        self.state.read().size
+    }
+
     fn error(&self, shared: &Shared, what: &str, e: io::Error) -> PvfsError {
         let code = match e.raw_os_error() {
             Some(libc::ENOSPC) => ErrorCode::NoSpace,

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Space that a log holds in advance.
+const LOG_ROOM_BYTES: u64 = 256 << 10;
+
 /// The folder `bstreams/` of a storage space.
 pub struct DiskMedia {
     dir: PathBuf,
@@ -65,7 +68,10 @@ impl DiskMedia {
         let mut slot = self.logs[log as usize].lock();
         if slot.is_none() {
             let path = self.log_path(log);
-            *slot = Some(OpenOptions::new().append(true).create(true).open(path)?);
+            let file = OpenOptions::new().append(true).create(true).open(path)?;
+            // Room for what a full disk must still take: removals. A hint; not every disk can.
+            let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, LOG_ROOM_BYTES);
+            *slot = Some(file);
         }
         match slot.as_ref() {
             Some(file) => f(file),
@@ -151,7 +157,15 @@ impl Media for DiskMedia {
         }
     }
     fn append_log(&self, log: LogKind, bytes: &[u8]) -> io::Result<()> {
-        self.with_log(log, |mut f| f.write_all(bytes))
+        self.with_log(log, |mut f| {
+            let wrote = f.write(bytes)?;
+            if wrote < bytes.len() {
+                // Half a record would shift all that follow.
+                f.set_len(f.metadata()?.len().saturating_sub(wrote as u64))?;
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            Ok(())
+        })
     }
     fn sync_log(&self, log: LogKind) -> io::Result<()> {
         self.with_log(log, File::sync_data)

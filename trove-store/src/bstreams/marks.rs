@@ -219,9 +219,13 @@ impl Marks {
     /// As the disk; the datafile must stay.
     pub fn bury(&self, media: &dyn Media, handle: u64, now_ns: i64) -> io::Result<()> {
         let mut r = self.removed.lock();
-        media.append_log(LogKind::Removed, &encode(handle, now_ns, REMOVED))?;
+        match media.append_log(LogKind::Removed, &encode(handle, now_ns, REMOVED)) {
+            Ok(()) => r.records += 1,
+            // A full disk must not forbid what frees it: the log is written anew afterwards.
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => r.records = usize::MAX / 2,
+            Err(e) => return Err(e),
+        }
         r.until_ns.insert(handle, now_ns.saturating_add(self.recycle_ns));
-        r.records += 1;
         self.removed_unsynced.store(true, Ordering::Release);
         Ok(())
     }

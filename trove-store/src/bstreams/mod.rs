@@ -58,6 +58,9 @@ pub struct BstreamsOptions {
     pub writeout_ms: u64,
     /// Rounds without use after which a datafile's checksums are written down.
     pub rest_rounds: u64,
+    /// Writes that lengthen a datafile are refused when less than this is free (or a sixteenth of
+    /// the disk, if that is less), so that there is room for journals and removals.
+    pub reserve_bytes: u64,
     /// Bytes per round that are read to learn checksums after an unclean stop.
     pub learn_bytes: u64,
 }
@@ -69,6 +72,7 @@ impl Default for BstreamsOptions {
             recycle_secs: 360,
             writeout_ms: 600,
             rest_rounds: 8,
+            reserve_bytes: 48 << 20,
             learn_bytes: 64 << 20,
         }
     }
@@ -117,6 +121,39 @@ struct Inner {
     learning: Mutex<writeout::Learning>,
     /// One round at a time.
     rounds: Mutex<()>,
+    room: Room,
+}
+
+/// Keeps a reserve of the disk free, looking only now and then.
+struct Room {
+    reserve_bytes: u64,
+    /// Bytes that may be written before looking again.
+    unchecked_bytes: AtomicU64,
+}
+
+impl Room {
+    fn take(&self, media: &dyn Media, bytes: u64) -> Result<()> {
+        let take = |left: u64| left.checked_sub(bytes);
+        let order = Ordering::Relaxed;
+        if self.reserve_bytes == 0 || self.unchecked_bytes.fetch_update(order, order, take).is_ok()
+        {
+            return Ok(());
+        }
+        let (free, _) = media.space().map_err(|e| fail("statfs", e))?;
+        if free < self.reserve_bytes.saturating_add(bytes) {
+            return Err(PvfsError::new(
+                ErrorCode::NoSpace,
+                format!(
+                    "{free} bytes are free where datafiles are stored, {} of them are reserved: \
+                     remove files or enlarge the disk",
+                    self.reserve_bytes
+                ),
+            ));
+        }
+        let unchecked = (free - self.reserve_bytes - bytes).min(self.reserve_bytes / 4);
+        self.unchecked_bytes.store(unchecked, order);
+        Ok(())
+    }
 }
 
 /// The datafiles of one server.
@@ -165,7 +202,8 @@ impl Bstreams {
     /// `Io` when it crashes meanwhile.
     pub fn open_memory(disk: &MemDisk, env: Env) -> Result<Bstreams> {
         let media = Arc::new(MemMedia::new(disk, env.clone()));
-        Bstreams::new(media, BstreamsOptions::default(), env, false)
+        let options = BstreamsOptions { reserve_bytes: 0, ..BstreamsOptions::default() };
+        Bstreams::new(media, options, env, false)
     }
 
     fn new(
@@ -180,6 +218,11 @@ impl Bstreams {
         let marks = Marks::open(media.as_ref(), env.now_ns(), recycle_ns).map_err(fail)?;
         let mut count = 0;
         media.list(&mut |_| count += 1).map_err(fail)?;
+        let (_, disk_bytes) = media.space().map_err(fail)?;
+        let room = Room {
+            reserve_bytes: options.reserve_bytes.min(disk_bytes / 16),
+            unchecked_bytes: AtomicU64::new(0),
+        };
         let shared = Shared {
             env,
             marks,
@@ -199,6 +242,7 @@ impl Bstreams {
             closed: AtomicBool::new(false),
             learning: Mutex::default(),
             rounds: Mutex::new(()),
+            room,
         };
         Ok(Bstreams { inner: Arc::new(inner), thread: Mutex::new(None) })
     }
@@ -214,6 +258,10 @@ impl Bstreams {
             return Err(too_big(handle));
         }
         let datafile = i.make(handle)?;
+        let end = physical_offset + total(bufs);
+        if end > datafile.size() {
+            i.room.take(i.media(), end - physical_offset)?;
+        }
         datafile.write(&i.shared, i.media(), physical_offset, bufs)
     }
 
@@ -364,6 +412,7 @@ impl Bstreams {
     /// `Io`.
     pub fn statfs(&self) -> Result<(u64, u64, u64)> {
         let (free, total) = self.inner.media().space().map_err(|e| fail("statfs", e))?;
+        let free = free.saturating_sub(self.inner.room.reserve_bytes);
         Ok((free, total, self.inner.datafiles.load(Ordering::Relaxed)))
     }
 

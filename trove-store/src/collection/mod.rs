@@ -86,7 +86,8 @@ pub struct CollectionOptions {
     pub sync_within_ms: u64,
     /// Size of a journal segment.
     pub segment_bytes: u64,
-    /// Moving into sled waits while the disk has less free than this.
+    /// Moving into sled waits while the disk has less free than this (or a 32nd of the disk, if
+    /// that is less).
     pub reserve_bytes: u64,
 }
 

@@ -266,7 +266,11 @@ impl Core {
     fn has_space(&self) -> bool {
         let Some(dir) = &self.space else { return true };
         match rustix::fs::statvfs(dir) {
-            Ok(s) => s.f_bavail.saturating_mul(s.f_frsize) >= self.options.reserve_bytes,
+            Ok(s) => {
+                let total = s.f_blocks.saturating_mul(s.f_frsize);
+                let reserve = self.options.reserve_bytes.min(total / 32);
+                s.f_bavail.saturating_mul(s.f_frsize) >= reserve
+            }
             Err(_) => true,
         }
     }

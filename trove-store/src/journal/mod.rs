@@ -45,3 +45,6 @@ pub trait Journal: Send + Sync {
     /// Forbids everything from now on.
     fn poison(&self, why: &str);
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,9 +14,15 @@ use bytes::Bytes;
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// sled's segment, its unit of allocation and of cleaning.
 pub const SLED_SEGMENT_BYTES: usize = 8 << 20;
+
+/// What sled 0.34.7 says when its file is locked (`config.rs`).
+const LOCK_HELD: &str = "could not acquire lock";
+const LOCK_TRIES: u32 = 1000;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// sled in a folder.
 pub struct SledKeyval {
@@ -38,14 +44,27 @@ impl SledKeyval {
             .segment_size(SLED_SEGMENT_BYTES)
             .flush_every_ms(None);
         // sled panics on some kinds of damage; a start must fail with a sentence instead.
-        let db = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| {
+        let open = || {
+            let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+            let unreadable = |_| {
                 TroveError::Damaged(format!(
                     "{}: sled cannot read its file; restore this server's storage space from a copy",
                     dir.display()
                 ))
-            })?
-            .map_err(fail)?;
+            };
+            opened.map_err(unreadable)
+        };
+        // sled's pool may hold the file of an instance that this process has just dropped.
+        let mut patience = LOCK_TRIES;
+        let db = loop {
+            match open()? {
+                Err(sled::Error::Io(e)) if patience > 0 && e.to_string().contains(LOCK_HELD) => {
+                    patience -= 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => break opened.map_err(fail)?,
+            }
+        };
         let path = dir.join("db");
         let file = File::open(&path).map_err(TroveError::os("open", &path))?;
         Ok(SledKeyval { dir: dir.to_path_buf(), db, file })

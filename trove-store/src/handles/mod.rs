@@ -220,3 +220,6 @@ fn parse_freed(key: &[u8]) -> Option<(i64, u64)> {
     let (time, handle) = key[1..].split_at(8);
     Some((i64::from_be_bytes(time.try_into().ok()?), u64::from_be_bytes(handle.try_into().ok()?)))
 }
+
+#[cfg(test)]
+mod tests;
