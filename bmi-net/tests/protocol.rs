@@ -340,7 +340,7 @@ fn the_key_is_asked_for_proven_and_compared() {
 fn without_a_key_strangers_are_refused() {
     let opts = ServerOptions { key_from_all: true, ..Default::default() };
     let server = TestServer::start_with(&tcp(), TestService::new(0, Default::default()), opts);
-    let net = BlockingNet::new(client(&[server.address.clone()]));
+    let net = BlockingNet::new(client(std::slice::from_ref(&server.address)));
     let error = now(one(&net, lookup(0, "x"))).unwrap_err();
     assert_eq!(error.code, ErrorCode::Unauthenticated);
     assert!(now(net.ticket(&cx(), 0)).is_err());
@@ -363,7 +363,7 @@ fn first_contact() {
 #[test]
 fn another_server_at_the_address_is_noticed() {
     let server = TestServer::start(&tcp(), TestService::new(1, Default::default()));
-    let net = BlockingNet::new(client(&[server.address.clone()]));
+    let net = BlockingNet::new(client(std::slice::from_ref(&server.address)));
     let error = now(one(&net, lookup(0, "x"))).unwrap_err();
     assert_eq!(error.code, ErrorCode::WrongFileSystem);
 }

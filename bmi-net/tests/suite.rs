@@ -186,7 +186,7 @@ fn one_listener_serves_on_two_loops() {
     rx.recv().unwrap();
     rx.recv().unwrap();
     let nets: Vec<BlockingNet> =
-        (0..8).map(|_| BlockingNet::new(client(&[address.clone()]))).collect();
+        (0..8).map(|_| BlockingNet::new(client(std::slice::from_ref(&address)))).collect();
     for net in &nets {
         let mut calls = [lookup(0, "x")];
         now(net.exchange(&cx(), &mut calls));

@@ -130,7 +130,7 @@ impl BlockingNet {
         let mut greeter = Greeter::session(&self.shared, server, peer, true);
         let mut request = greeter.first();
         let hello = loop {
-            let response = self.one::<HelloRequest>(limits, conn, server, request)?;
+            let response = self.one::<HelloRequest>(limits, conn, 0, request)?;
             match greeter.next(&response)? {
                 Some(next) => request = next,
                 None => break response,
@@ -152,7 +152,7 @@ impl BlockingNet {
         };
         let Some(mut reclaim) = Reclaim::begin(&self.shared, server, &hello) else { return Ok(()) };
         while let Some(part) = reclaim.next() {
-            let response = self.one::<ReclaimRequest>(limits, conn, server, part)?;
+            let response = self.one::<ReclaimRequest>(limits, conn, hello.session, part)?;
             reclaim.lost(response.lost);
         }
         reclaim.end(&self.shared, server, &hello);
@@ -164,14 +164,13 @@ impl BlockingNet {
         &self,
         limits: &Limits<'_>,
         conn: &mut Conn,
-        server: ServerId,
+        session: u64,
         request: M,
     ) -> Result<M::Response> {
         let cx =
             CallCx { op_id: limits.cx.op_id, cred: Cred::root(), caller_tid: limits.cx.caller_tid };
         let limits = Limits { cx: &cx, stall: limits.stall };
-        let mut calls = [Call::new(server, request.into_request())];
-        let session = self.shared.session(server);
+        let mut calls = [Call::new(conn.pump.server(), request.into_request())];
         conn.pump.add(0, &calls[0], Stamp { session, slot: 0, seq: 0 });
         self.gather(&limits, &mut [conn], &mut calls);
         let [call] = calls;
@@ -535,7 +534,7 @@ impl Spin {
         }
         if self.vain.get() >= SPIN_PATIENCE {
             self.skipped.set(self.skipped.get() + 1);
-            if self.skipped.get() % SPIN_RETRY != 0 {
+            if !self.skipped.get().is_multiple_of(SPIN_RETRY) {
                 return false;
             }
         }

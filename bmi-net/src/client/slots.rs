@@ -4,7 +4,7 @@
 //! session is either translated to its successor or good for nothing.
 use crate::call::Ticket;
 use pvfs2_proto::ServerId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Slots of the running session with one server.
 #[derive(Default)]
@@ -13,6 +13,8 @@ pub(super) struct Slots {
     seqs: Vec<u64>,
     sent: Vec<bool>,
     free: Vec<u32>,
+    /// Tickets of the session before this one that were out but whose request was never sent.
+    unsent: HashSet<(u64, u32, u64)>,
     /// Tickets of earlier sessions whose request goes on in this one.
     successors: HashMap<(u64, u32, u64), Ticket>,
 }
@@ -20,6 +22,11 @@ pub(super) struct Slots {
 impl Slots {
     /// Starts with a new session; tickets of the old one are void.
     pub(super) fn reset(&mut self, session: u64, slots: u32) {
+        self.unsent = (0u32..)
+            .zip(self.seqs.iter().zip(&self.sent))
+            .filter(|(slot, (_, sent))| !**sent && !self.free.contains(slot))
+            .map(|(slot, (seq, _))| (self.session, slot, *seq))
+            .collect();
         self.session = session;
         self.seqs = vec![0; slots as usize];
         self.sent = vec![false; slots as usize];
@@ -50,8 +57,8 @@ impl Slots {
     pub(super) fn mark_sent(&mut self, ticket: Ticket) -> bool {
         match self.is_out(ticket) {
             true => std::mem::replace(&mut self.sent[ticket.slot as usize], true),
-            // Of an earlier session: nobody remembers.
-            false => true,
+            // Of an earlier session: it was sent unless we know better.
+            false => !self.unsent.remove(&(ticket.session, ticket.slot, ticket.seq)),
         }
     }
 
@@ -105,6 +112,7 @@ mod tests {
         s.reset(7, 1);
         let old = s.take(0).unwrap();
         s.reset(8, 1);
+        assert!(!s.mark_sent(old), "never sent so far");
         assert!(s.mark_sent(old), "an old session's ticket counts as sent");
         let new = s.replace(old).unwrap();
         assert_eq!((new.session, s.resolve(old)), (8, new));

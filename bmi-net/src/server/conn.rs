@@ -64,6 +64,7 @@ enum Stage {
 }
 
 /// What the frame is whose body is coming.
+#[expect(clippy::large_enum_variant, reason = "one per connection; a box would cost per request")]
 enum Rx {
     Head,
     Request { header: Header, head: RequestHead, buf: PooledBuf, at: usize },

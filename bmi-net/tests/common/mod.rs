@@ -90,7 +90,10 @@ impl TestService {
             }
         }
         let key = (head.session, head.slot);
-        while head.slot > 0 {
+        loop {
+            if head.slot == 0 {
+                break;
+            }
             let found = self.memory.lock().unwrap().replies.get(&key).cloned();
             match found {
                 Some((seq, _)) if head.seq < seq => {
@@ -133,16 +136,24 @@ impl TestService {
                 OpResponse::IoRead(IoReadResponse { got: vec![data.len() as u64] })
             }
             OpRequest::IoWrite(w) => {
-                let data = self.collect(body).await?;
+                let data = match self.collect(body).await {
+                    Ok(data) => data,
+                    Err(error) => {
+                        // Not executed: a repeat shall be.
+                        self.memory.lock().unwrap().replies.remove(&key);
+                        return Err(error);
+                    }
+                };
                 let mut memory = self.memory.lock().unwrap();
                 *memory.executed.entry((head.session, head.slot, head.seq)).or_default() += 1;
                 memory.stored.insert(w.datahandle, data);
                 OpResponse::IoWrite(IoWriteResponse { mtime_ns: head.seq as i64 })
             }
             OpRequest::Mkdir(m) => {
-                let mut memory = self.memory.lock().unwrap();
-                *memory.executed.entry((head.session, head.slot, head.seq)).or_default() += 1;
-                drop(memory);
+                {
+                    let mut memory = self.memory.lock().unwrap();
+                    *memory.executed.entry((head.session, head.slot, head.seq)).or_default() += 1;
+                }
                 if m.name.starts_with(b"slow") {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
