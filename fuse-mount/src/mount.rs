@@ -96,6 +96,7 @@ pub struct MountHandle {
     shared: Arc<Shared>,
     /// The dead mount of a crashed run that was taken away first, if there was one.
     pub mended: Option<String>,
+    inval: mpsc::Sender<Inval>,
     notify_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -119,11 +120,9 @@ pub enum Inval {
         /// Bytes.
         len: u64,
     },
-    /// Attributes only.
-    Attr {
-        /// The object.
-        ino: fuser::INodeNo,
-    },
+    /// Nothing more: the mount has ended (operations that still wait in the background hold the
+    /// sender, so its end tells nothing).
+    End,
 }
 
 /// Mounts the directory `root` of `client`'s file system on `target`. `background` drives what stalls
@@ -145,7 +144,7 @@ pub fn mount(
     let (target, mended) = check_target(target)?;
     let is_root = rustix::process::geteuid().is_root();
     let (inval, to_invalidate) = mpsc::channel();
-    let fs = PvfsFs::new(client, background, Arc::new(Inodes::new(root)), options, inval);
+    let fs = PvfsFs::new(client, background, Arc::new(Inodes::new(root)), options, inval.clone());
     let device = if is_root {
         sys_mount::mount_as_root(&target, source, options)
     } else {
@@ -174,7 +173,7 @@ pub fn mount(
     watch(session, shared.clone());
     let notify_thread = spawn_named("pvfs2-inval", move || invalidate(&to_invalidate, &notifier));
     raise_read_ahead(&shared.dev);
-    Ok(MountHandle { shared, mended, notify_thread: Mutex::new(notify_thread) })
+    Ok(MountHandle { shared, mended, inval, notify_thread: Mutex::new(notify_thread) })
 }
 
 /// Changes the options of the mount at `target` as far as the kernel holds them (`ro`, `rw`,
@@ -186,7 +185,7 @@ pub fn remount(target: &Path, options: &MountOptions) -> Result<(), MountError> 
     let target = target.canonicalize().unwrap_or_else(|_| target.to_path_buf());
     let system = |target: &Path, why| MountError::System { target: target.to_path_buf(), why };
     let entry = sys_mount::mount_at(&target).map_err(|why| system(&target, why))?;
-    if !entry.is_some_and(|e| e.fs_type == FS_TYPE) {
+    if entry.is_none_or(|e| e.fs_type != FS_TYPE) {
         return Err(system(
             &target,
             io::Error::other("no file system of this kind is mounted there"),
@@ -338,7 +337,7 @@ fn invalidate(jobs: &mpsc::Receiver<Inval>, notifier: &Notifier) {
                 i64::try_from(logical_offset).unwrap_or(i64::MAX),
                 i64::try_from(len).unwrap_or(0),
             ),
-            Inval::Attr { ino } => notifier.inval_inode(ino, -1, 0),
+            Inval::End => return,
         };
         if let Err(e) = sent {
             tracing::debug!(?job, "the kernel did not take an invalidation: {e}");
@@ -449,10 +448,10 @@ impl MountHandle {
                 }
             }
         }
-        if self.has_ended() {
-            if let Some(thread) = self.notify_thread.lock().take() {
-                let _ = thread.join();
-            }
+        let notify_thread = self.notify_thread.lock().take().filter(|_| self.has_ended());
+        if let Some(thread) = notify_thread {
+            let _ = self.inval.send(Inval::End);
+            let _ = thread.join();
         }
     }
 }

@@ -12,34 +12,34 @@ mod io;
 mod listing;
 mod open;
 mod replies;
+mod shared;
 
 use crate::attrs::time_spec;
 use crate::dirs::DirHandle;
 use crate::dispatch::{Dispatch, errno};
 use crate::inodes::Inodes;
 use crate::mount::Inval;
-use crate::open_files::OpenMap;
 use crate::options::MountOptions;
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use pvfs2_client::sys::{
     Create, Fallocate, Getattr, Getxattr, Link, Listxattr, Lookup, Lseek, Mkdir, Mknod, Readlink,
     Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, Symlink, Unlink,
 };
-use pvfs2_client::{Background, Client, OpenFile};
+use pvfs2_client::{Background, Client};
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
 use pvfs2_proto::op::CreateRequest;
 use pvfs2_proto::{Handle, SetAttr};
 use replies::Ttl;
+use shared::{Opened, Shared};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
@@ -54,43 +54,6 @@ pub struct PvfsFs {
     cache_symlinks: bool,
 }
 
-/// What replies need, also on the background thread.
-pub(crate) struct Shared {
-    pub(crate) inodes: Arc<Inodes>,
-    pub(crate) files: OpenMap<Opened>,
-    pub(crate) dirs: OpenMap<DirHandle>,
-    pub(crate) ttl: Ttl,
-    /// Counts this mount's own changes; see the head of the file.
-    changes: AtomicU64,
-    inval: mpsc::Sender<Inval>,
-}
-
-/// An open file as the kernel holds it.
-pub(crate) struct Opened {
-    /// The file.
-    pub(crate) file: Arc<OpenFile>,
-    /// Its bytes pass the kernel's page cache by.
-    pub(crate) direct: bool,
-}
-
-impl Shared {
-    /// This mount has changed something.
-    pub(crate) fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// How often it has.
-    pub(crate) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
-    }
-
-    /// Tells the kernel, from another thread (from this one it could wait for itself).
-    pub(crate) fn invalidate(&self, job: Inval) {
-        // The receiver is gone only when the mount has ended.
-        let _ = self.inval.send(job);
-    }
-}
-
 impl PvfsFs {
     /// The file system for one mount of `client`, whose background thread is `background`. What the
     /// kernel shall forget goes to `inval`.
@@ -101,14 +64,7 @@ impl PvfsFs {
         options: &MountOptions,
         inval: mpsc::Sender<Inval>,
     ) -> PvfsFs {
-        let shared = Shared {
-            inodes,
-            files: OpenMap::default(),
-            dirs: OpenMap::default(),
-            ttl: Ttl::new(options.acache_ms, options.ncache_ms),
-            changes: AtomicU64::new(0),
-            inval,
-        };
+        let shared = Shared::new(inodes, Ttl::new(options.acache_ms, options.ncache_ms), inval);
         PvfsFs {
             dispatch: Dispatch::new(client, background),
             shared: Arc::new(shared),
@@ -555,6 +511,23 @@ impl Filesystem for PvfsFs {
             }
             Err(e) => reply.error(e),
         }
+    }
+
+    /// The kernel copies by read and write instead.
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn ioctl(
