@@ -135,7 +135,6 @@ struct Shared {
     options: Arc<ServerOptions>,
     shutdown: watch::Receiver<bool>,
     sync_meta: bool,
-    handle_recycle_ms: u64,
 }
 
 /// Starts a server; returns when it serves. An I/O server gets `io_loops` event loops.
@@ -148,7 +147,9 @@ pub fn start(cluster: &Cluster, alias: &str, io_loops: usize) -> Result<RunningS
     let key = cluster.key_path().map(|p| ClusterKey::from_file(&p)).transpose()?;
     let env = Env::real();
     let info = format_info(cluster, id, alias);
-    let space = StorageSpace::open(&cluster.storage_of(server), &info, TroveOptions::default(), env.clone())?;
+    let mut trove = TroveOptions::default();
+    trove.bstreams.recycle_secs = u64::from(cluster.timeouts.handle_recycle_secs);
+    let space = StorageSpace::open(&cluster.storage_of(server), &info, trove, env.clone())?;
     let space = Arc::new(space);
     let (stop, shutdown) = watch::channel(false);
     let mut options = ServerOptions::new(env.clone());
@@ -165,7 +166,6 @@ pub fn start(cluster: &Cluster, alias: &str, io_loops: usize) -> Result<RunningS
         options: Arc::new(options),
         shutdown,
         sync_meta: cluster.sync_meta,
-        handle_recycle_ms: u64::from(cluster.timeouts.handle_recycle_secs) * 1000,
     });
     let mut running = RunningServer {
         alias: alias.to_owned(),
@@ -276,14 +276,13 @@ fn service_config(shared: &Shared, durable: Option<pvfs2_server_core::session::D
 }
 
 fn io_server(shared: &Shared) -> Result<Arc<IoServer>> {
-    let mut config = IoConfig::new(
+    let config = IoConfig::new(
         shared.id,
         shared.map.clone(),
         shared.space.bstreams.clone(),
         shared.env.clone(),
         shared.metrics.clone(),
     );
-    config.handle_recycle_ms = shared.handle_recycle_ms;
     Ok(IoServer::open(config)?)
 }
 
