@@ -8,13 +8,13 @@
 //! - [`state`]: what the operations share
 //! - [`extents`]: lists of extents off the network, checked before anything else looks at them
 //! - [`locks`]: exclusion of writers of one datafile
-//! - [`tombstones`]: datahandles that were removed lately
 //! - [`ops`]: the operations
+//! - [`scrub`]: finds damage before somebody reads it
 pub mod extents;
 pub mod locks;
 pub mod ops;
+pub mod scrub;
 pub mod server;
 pub mod state;
-pub mod tombstones;
 
 pub use server::{IoConfig, IoServer};

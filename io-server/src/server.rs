@@ -1,15 +1,13 @@
 //! [`IoServer`]: an I/O server's life, and its face to `server-core`.
 //!
-//! All event loops share one `Arc<IoServer>`. One of them also runs [`IoServer::background`]: once a
-//! second it writes out what was written (so that loss of power costs at most the last second) and
-//! forgets old tombstones; between, it scrubs at a bounded rate. [`IoServer::shutdown`] writes out
-//! for the last time.
+//! All event loops share one `Arc<IoServer>`. One of them also runs [`IoServer::background`], which
+//! scrubs at a bounded rate (and in simulations does Trove's background work; on a disk Trove has a
+//! thread that writes out within a second). [`IoServer::shutdown`] writes out for the last time.
 //!
-//! Invariant: the server keeps nothing that cannot be lost: datafiles are Trove's, tombstones and
-//! buffers are conveniences.
+//! Invariant: the server keeps nothing that cannot be lost: everything else is Trove's.
 use crate::ops;
+use crate::scrub::Scrubber;
 use crate::state::IoState;
-use parking_lot::Mutex;
 use pvfs2_bmi::service::Body;
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::OpRequest;
@@ -17,7 +15,6 @@ use pvfs2_proto::{ClusterMap, Result, ServerId};
 use pvfs2_server_core::metrics::{Metrics, names};
 use pvfs2_server_core::service::{Answer, OpCx, OpHandler};
 use pvfs2_trove::Bstreams;
-use pvfs2_trove::scrub::Scrub;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,10 +32,8 @@ pub struct IoConfig {
     pub env: Env,
     /// Counters, shared with the session service.
     pub metrics: Arc<Metrics>,
-    /// How long writes to a removed datahandle are refused.
-    pub handle_recycle_ms: u64,
-    /// Time between two write-outs.
-    pub write_out_ms: u64,
+    /// Time between two rounds of background work.
+    pub round_ms: u64,
     /// Bytes that the scrub reads per second; 0: no scrub.
     pub scrub_bytes_per_s: u64,
     /// Do everything in the event loop, also what waits for the disk (simulations: no threads).
@@ -60,8 +55,7 @@ impl IoConfig {
             bstreams,
             env,
             metrics,
-            handle_recycle_ms: 360_000,
-            write_out_ms: 1_000,
+            round_ms: 1_000,
             scrub_bytes_per_s: 4 << 20,
             inline: false,
         }
@@ -71,20 +65,6 @@ impl IoConfig {
 /// An I/O server; see the head of this file.
 pub struct IoServer {
     state: Arc<IoState>,
-    scrub: Mutex<ScrubTurn>,
-}
-
-/// Pause between two passes of the scrub, and before the first.
-const SCRUB_PAUSE: Duration = Duration::from_secs(3600);
-
-/// Where the scrub is.
-enum ScrubTurn {
-    /// The next pass begins at this time.
-    At(i64),
-    /// In the middle of a pass.
-    Pass(Scrub),
-    /// A step is under way.
-    Busy,
 }
 
 impl IoServer {
@@ -93,9 +73,7 @@ impl IoServer {
     /// # Errors
     /// `Invalid` when the cluster file gives the server no range of datahandles.
     pub fn open(config: IoConfig) -> Result<Arc<IoServer>> {
-        let first = config.env.now_ns().saturating_add(SCRUB_PAUSE.as_nanos() as i64);
-        let scrub = Mutex::new(ScrubTurn::At(first));
-        Ok(Arc::new(IoServer { state: Arc::new(IoState::new(config)?), scrub }))
+        Ok(Arc::new(IoServer { state: Arc::new(IoState::new(config)?) }))
     }
 
     /// What the operations share.
@@ -103,80 +81,36 @@ impl IoServer {
         &self.state
     }
 
-    /// Writes out once per `write_out_ms`, forgets old tombstones, scrubs; until `shutdown` is true
-    /// (or its sender is gone). To be run by one event loop.
+    /// Scrubs, once per `round_ms` (see the head of this file), until `shutdown` is true or its
+    /// sender is gone. To be run by one event loop.
     ///
     /// # Cancel safety
     /// Safe: whatever is under way in the pool ends there.
     pub async fn background(&self, mut shutdown: watch::Receiver<bool>) {
-        let period = Duration::from_millis(self.state.config().write_out_ms.max(10));
+        let period = Duration::from_millis(self.state.config().round_ms.max(10));
         let mut tick = tokio::time::interval(period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut scrubber = Scrubber::new(self.state.clone());
+        let rate = u128::from(self.state.config().scrub_bytes_per_s);
+        let budget = (rate * period.as_millis() / 1000).min(u128::from(u32::MAX)) as u64;
         loop {
             tokio::select! {
                 _ = shutdown.wait_for(|stop| *stop) => return,
-                _ = tick.tick() => self.tick(period).await,
+                _ = tick.tick() => {}
+            }
+            // On a disk Trove writes out by a thread of its own; in a simulation nobody else does.
+            if self.state.config().inline
+                && let Err(e) = self.state.bstreams().step()
+            {
+                tracing::error!(
+                    server = self.state.alias(),
+                    "cannot write datafiles out; check the disk, then restart this server: {e}"
+                );
+            }
+            if budget > 0 {
+                scrubber.turn(budget).await;
             }
         }
-    }
-
-    async fn tick(&self, period: Duration) {
-        self.state.tombstones().purge(self.state.config().env.now_ns());
-        // On disk Trove writes out by a thread of its own; in memory nobody else does.
-        if self.state.config().inline {
-            self.write_out().await;
-        }
-        let rate = u128::from(self.state.config().scrub_bytes_per_s);
-        let budget = (rate * period.as_millis() / 1000).min(u128::from(u32::MAX)) as u64;
-        if budget > 0 {
-            self.scrub(budget).await;
-        }
-    }
-
-    async fn write_out(&self) {
-        let state = self.state.clone();
-        if let Err(e) = self.state.blocking(move || state.bstreams().step()).await {
-            tracing::error!(
-                server = self.state.alias(),
-                "cannot write datafiles out; check the disk, then restart this server: {e}"
-            );
-        }
-    }
-
-    /// Reads `budget_bytes` of the running pass over all datafiles; a new pass begins
-    /// [`SCRUB_PAUSE`] after the last one ended.
-    async fn scrub(&self, budget_bytes: u64) {
-        let now_ns = self.state.config().env.now_ns();
-        let mut pass = match std::mem::replace(&mut *self.scrub.lock(), ScrubTurn::Busy) {
-            ScrubTurn::At(ns) if now_ns < ns => {
-                *self.scrub.lock() = ScrubTurn::At(ns);
-                return;
-            }
-            ScrubTurn::At(_) => Scrub::new(self.state.config().bstreams.clone()),
-            ScrubTurn::Pass(pass) => pass,
-            ScrubTurn::Busy => return,
-        };
-        let stepped = self.state.blocking(move || {
-            let step = pass.step(budget_bytes);
-            Ok((pass, step))
-        });
-        let later = ScrubTurn::At(now_ns.saturating_add(SCRUB_PAUSE.as_nanos() as i64));
-        *self.scrub.lock() = match stepped.await {
-            Ok((pass, Ok(step))) => {
-                for damage in &step.damaged {
-                    tracing::error!(server = self.state.alias(), "scrub: {}", damage.detail);
-                }
-                if step.done { later } else { ScrubTurn::Pass(pass) }
-            }
-            Ok((pass, Err(e))) => {
-                tracing::error!(server = self.state.alias(), "scrub cannot read: {e}");
-                ScrubTurn::Pass(pass)
-            }
-            Err(e) => {
-                tracing::error!(server = self.state.alias(), "scrub has stopped for now: {e}");
-                later
-            }
-        };
     }
 
     /// Writes out for the last time. Call it after the last request has been answered.

@@ -1,12 +1,10 @@
-//! What the operations share: the bstreams, the range of datahandles, buffers, locks, tombstones, and
-//! the way to the blocking pool.
+//! What the operations share: the bstreams, the range of datahandles, buffers, locks, and the way to
+//! the blocking pool.
 //!
 //! Shared by all event loops (`Send + Sync`). Invariants: a handle outside this server's range never
-//! reaches Trove; a handle with a tombstone is never written; nothing here waits, except in the
-//! closures given to [`IoState::begin_blocking`].
+//! reaches Trove; nothing here waits, except in the closures given to [`IoState::begin_blocking`].
 use crate::locks::DatafileLocks;
 use crate::server::IoConfig;
-use crate::tombstones::Tombstones;
 use pvfs2_bmi::buf::{PooledBuf, Pools};
 use pvfs2_proto::{ErrorCode, Handle, HandleRange, PvfsError, Result};
 use pvfs2_server_core::metrics::Metrics;
@@ -20,7 +18,6 @@ pub struct IoState {
     config: IoConfig,
     range: HandleRange,
     locks: DatafileLocks,
-    tombstones: Tombstones,
     pools: Pools,
 }
 
@@ -41,13 +38,7 @@ impl IoState {
                 ),
             )
         })?;
-        Ok(IoState {
-            range,
-            locks: DatafileLocks::default(),
-            tombstones: Tombstones::new(config.handle_recycle_ms),
-            pools: Pools::new(),
-            config,
-        })
+        Ok(IoState { range, locks: DatafileLocks::default(), pools: Pools::new(), config })
     }
 
     /// How the server was set up.
@@ -65,10 +56,6 @@ impl IoState {
     /// Exclusion of writers.
     pub fn locks(&self) -> &DatafileLocks {
         &self.locks
-    }
-    /// The removed handles.
-    pub fn tombstones(&self) -> &Tombstones {
-        &self.tombstones
     }
     /// The server's alias, for messages.
     pub fn alias(&self) -> &str {
@@ -99,39 +86,6 @@ impl IoState {
                 self.range.last
             ),
         ))
-    }
-
-    /// The handle, if it is one of this server's and was not removed lately: for everything that
-    /// may make a datafile. Ask again under the datafile's lock before writing.
-    ///
-    /// # Errors
-    /// `Stale` otherwise.
-    pub fn own_live(&self, raw: u64) -> Result<Handle> {
-        let handle = self.own(raw)?;
-        self.check_live(handle)?;
-        Ok(handle)
-    }
-
-    /// That the datafile was not removed lately.
-    ///
-    /// # Errors
-    /// `Stale` otherwise.
-    pub fn check_live(&self, handle: Handle) -> Result<()> {
-        if self.tombstones.contains(handle) {
-            return Err(PvfsError::new(
-                ErrorCode::Stale,
-                format!(
-                    "datafile {handle} on I/O server '{}' has been removed together with its file",
-                    self.alias()
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Refuses later writes to `handle` for the time of its recycling.
-    pub fn bury(&self, handle: Handle) {
-        self.tombstones.add(handle, self.config.env.now_ns());
     }
 
     /// Runs what may wait for the disk in the blocking pool (in a simulation: at once) and waits.

@@ -2,9 +2,9 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | Checked (handle ours and not removed, extents in order) | Excluded | answered: Stale, Invalid, FileTooBig |
+//! | Checked (handle ours, extents in order) | Excluded | answered: Stale, Invalid, FileTooBig |
 //! | Excluded (no writer inside) | Done | - |
-//! | Done (extent after extent, in the blocking pool) | answered | answered: Io, NoSpace, NotSupported |
+//! | Done (extent after extent, in the blocking pool) | answered | answered: Io, NoSpace, NotSupported; Stale: removed lately |
 //!
 //! Durable when the reply leaves: against kill -9; against loss of power after df_sync or the next
 //! write-out. Not rolled back: extents reserved before one failed stay reserved, which nobody can
@@ -20,7 +20,7 @@ pub async fn df_fallocate(
     state: &Arc<IoState>,
     req: DfFallocateRequest,
 ) -> Result<DfFallocateResponse> {
-    let datahandle = state.own_live(req.datahandle)?;
+    let datahandle = state.own(req.datahandle)?;
     extents::check_places(&req.extents)?;
     let pool = state.clone();
     state

@@ -2,14 +2,13 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | Checked (count, handles ours) | Marked | answered: Stale, Invalid |
-//! | Marked (each handle has a tombstone: later writes are Stale) | Removed | - |
-//! | Removed (in the blocking pool, one after the other) | answered | answered: Io; asking again goes on |
+//! | Checked (count, handles ours) | Removed | answered: Stale, Invalid |
+//! | Removed (in the blocking pool, one after the other, each marked as removed first) | answered | answered: Io; asking again goes on |
 //!
 //! Durable when the reply leaves: against kill -9. Loss of power may bring a datafile back; the
-//! metadata server's reaper has then not forgotten it, or fsck finds it without metafile. The
-//! tombstone is set before the datafile goes, also where there is none yet: a write that was late
-//! on the network must not make it anew.
+//! metadata server's reaper has then not forgotten it, or fsck finds it without metafile. The mark
+//! (Trove's) makes everything asked of the handle `Stale` for `handle_recycle_secs`, also where there
+//! was no datafile yet: a write that was late on the network must not make it anew.
 use crate::extents;
 use crate::state::IoState;
 use pvfs2_proto::op::{DfRemoveRequest, DfRemoveResponse};
@@ -27,7 +26,6 @@ pub async fn df_remove(state: &Arc<IoState>, req: DfRemoveRequest) -> Result<DfR
             let mut removed = 0;
             for h in datahandles {
                 let _writer = pool.locks().lock(h);
-                pool.bury(h);
                 removed += u32::from(pool.bstreams().remove(h)?);
             }
             Ok(DfRemoveResponse { removed })

@@ -2,9 +2,9 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | Checked (handle ours and not removed, size possible) | Excluded | answered: Stale, FileTooBig |
+//! | Checked (handle ours, size possible) | Excluded | answered: Stale, FileTooBig |
 //! | Excluded (no writer inside) | Cut | - |
-//! | Cut (shortened; lengthened only with `extend`) | answered | answered: Io, NoSpace |
+//! | Cut (shortened; lengthened only with `extend`) | answered | answered: Io, NoSpace; Stale: removed lately |
 //!
 //! Durable when the reply leaves: against kill -9 (the length is the kernel's); against loss of
 //! power after df_sync or the next write-out. A datafile that does not exist stays so, unless
@@ -23,7 +23,7 @@ pub async fn df_truncate(
     state: &Arc<IoState>,
     req: DfTruncateRequest,
 ) -> Result<DfTruncateResponse> {
-    let datahandle = state.own_live(req.datahandle)?;
+    let datahandle = state.own(req.datahandle)?;
     if req.size > FILE_SIZE_MAX {
         return Err(PvfsError::new(
             ErrorCode::FileTooBig,

@@ -6,8 +6,8 @@
 //! | Cached (each extent read without blocking, in this event loop) | answered, or Cold at the first miss | answered: Io, Damaged |
 //! | Cold (the rest of the list in the blocking pool) | answered | answered: Io, Damaged |
 //!
-//! Durable: nothing. Rolled back: nothing. A datafile that was never written reads as empty: the
-//! body holds of every extent what lies before the datafile's end, and `got` tells how much unless
+//! Durable: nothing. Rolled back: nothing. A datafile that was never written reads as empty
+//! (one that was removed lately is Stale): the body holds of every extent what lies before the datafile's end, and `got` tells how much unless
 //! every extent is whole. Reading takes no lock (see `locks.rs`).
 //!
 //! Memory: pooled buffers, one for a body that fits a frame, else pieces of a flow's size.

@@ -2,16 +2,17 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | Checked (handle ours and not removed, extents in order, their sum = the body) | Excluded | answered: Stale, Invalid, FileTooBig |
-//! | Excluded (no other writer inside, tombstone asked again) | Written | - |
-//! | Written (all extents that this piece of the body fills, in this event loop) | answered, or the next piece of a flow | undone, answered: NoSpace, Io, Damaged |
+//! | Checked (handle ours, extents in order, their sum = the body) | Excluded | answered: Stale, Invalid, FileTooBig |
+//! | Excluded (no other writer inside) | Written | - |
+//! | Written (all extents that this piece of the body fills, in this event loop) | answered, or the next piece of a flow | undone, answered: NoSpace, Io, Damaged; Stale: removed lately |
 //!
 //! Durable when the reply leaves: against kill -9 of this server (the bytes are the kernel's);
 //! against loss of power after df_sync or the next write-out. A body in one frame is one step: for
 //! want of space the datafile gets its former length back (bytes that were overwritten in place
-//! stay overwritten, as after a short write on any local file) and one that the request made is
-//! removed. A flow is written piece by piece as it comes, each piece such a step. Repeating the
-//! request is harmless.
+//! stay overwritten, as after a short write on any local file; one that the request made stays, of
+//! length 0). A flow is written piece by piece as it comes, each piece such a step. Repeating the
+//! request is harmless. A handle that was removed lately refuses (Trove remembers it): a write that
+//! was late on the network does not make the datafile anew.
 use crate::extents;
 use crate::state::IoState;
 use pvfs2_bmi::flow::FlowBody;
@@ -26,7 +27,7 @@ pub async fn io_write(
     req: IoWriteRequest,
     body: Body,
 ) -> Result<IoWriteResponse> {
-    let datahandle = state.own_live(req.datahandle)?;
+    let datahandle = state.own(req.datahandle)?;
     let total = extents::check(&req.extents)?;
     let mut place = Place { extents: &req.extents, at: 0, in_extent: 0 };
     let mtime_ns = match body {
@@ -102,7 +103,6 @@ fn write_piece(
 ) -> Result<i64> {
     let bstreams = state.bstreams();
     let _writer = state.locks().lock(datahandle);
-    state.check_live(datahandle)?;
     let before = bstreams.stat(datahandle)?;
     let (mut rest, mut mtime_ns) = (bytes, 0);
     while !rest.is_empty() {
@@ -113,13 +113,7 @@ fn write_piece(
         match bstreams.write(datahandle, offset, &[now]) {
             Ok(time) => mtime_ns = time,
             Err(e) => {
-                // mtime 0: the datafile did not exist.
-                let undone = if before.mtime_ns == 0 {
-                    bstreams.remove(datahandle).map(drop)
-                } else {
-                    bstreams.truncate(datahandle, before.size, false)
-                };
-                if let Err(undo) = undone {
+                if let Err(undo) = bstreams.truncate(datahandle, before.size, false) {
                     tracing::warn!(%datahandle, "cannot undo a write that failed ({e}): {undo}");
                 }
                 return Err(e);

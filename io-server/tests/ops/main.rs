@@ -4,6 +4,7 @@ mod rig;
 
 use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::service::Body;
+use pvfs2_io::scrub::{PAUSE_NS, Scrubber};
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES, IO_BYTES_MAX};
 use pvfs2_proto::op::{GetattrRequest, Op, OpMessage};
 use pvfs2_proto::{ErrorCode, PvfsError};
@@ -83,11 +84,7 @@ fn flows_are_written_as_they_come() {
 fn bodies_and_extents_must_agree() {
     on_both(|r| {
         let whole = |n| Body::Whole(PooledBuf::from_vec(pattern(1, n)));
-        for (body, what) in [
-            (whole(9), "short"),
-            (whole(11), "long"),
-            (Body::Empty, "none"),
-        ] {
+        for (body, what) in [(whole(9), "short"), (whole(11), "long"), (Body::Empty, "none")] {
             let e = r.write_body(H, &[(0, 4), (8, 6)], body).unwrap_err();
             assert_eq!(e.code, ErrorCode::Invalid, "{what}");
         }
@@ -158,22 +155,70 @@ fn removed_datafiles_stay_removed_for_their_time() {
                 assert_eq!(e.code, ErrorCode::Stale, "{e}");
             }
         }
-        assert_eq!(r.read(H, &[(0, 4)]).unwrap(), (vec![0], vec![]));
+        assert_eq!(r.read(H, &[(0, 4)]).unwrap_err().code, ErrorCode::Stale);
         assert!(r.list(0, 9).datahandles.is_empty());
-        // The background work forgets the tombstones when their time is over.
         r.clock.0.fetch_add(400_000_000_000, Ordering::Relaxed);
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        r.rt.block_on(async {
-            tokio::join!(r.server.background(stopped), async {
-                while !r.server.state().tombstones().is_empty() {
-                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-                }
-                stop.send(true).unwrap();
-            })
-        });
         r.write(H, &[(0, b"new")]).unwrap();
         assert_eq!(r.read(H, &[(0, 9)]).unwrap().1, b"new");
     });
+}
+
+#[test]
+fn the_background_ends_when_it_is_told() {
+    on_both(|r| {
+        r.write(H, &[(0, b"x")]).unwrap();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        r.rt.block_on(async {
+            tokio::join!(r.server.background(stopped), async {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                stop.send(true).unwrap();
+            })
+        });
+        r.rt.block_on(r.server.shutdown()).unwrap();
+        assert_eq!(r.read(H, &[(0, 1)]).unwrap().1, b"x");
+    });
+}
+
+#[test]
+fn the_scrub_passes_over_everything_and_finds_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pattern(5, 300_000);
+    {
+        let r = Rig::disk_at(dir.path());
+        for h in [H, H + 1, H + 2] {
+            r.write(h, &[(0, &data)]).unwrap();
+        }
+        r.space.as_ref().unwrap().close().unwrap();
+    }
+    let low = (H + 1) & 0xff;
+    let path = dir.path().join(format!("bstreams/{low:02x}/{:016x}", H + 1));
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes, data, "a datafile holds the pure bytes");
+    bytes[100_000] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let r = Rig::disk_at(dir.path());
+    let mut scrubber = Scrubber::new(r.server.state().clone());
+    let turn = |scrubber: &mut Scrubber| r.rt.block_on(scrubber.turn(100_000));
+    assert_eq!(turn(&mut scrubber).bytes, 0, "not before its time");
+    r.clock.0.fetch_add(PAUSE_NS, Ordering::Relaxed);
+    let (mut read, mut damaged, mut turns) = (0, Vec::new(), 0);
+    loop {
+        let step = turn(&mut scrubber);
+        assert!(step.bytes <= 100_000 + 65_536, "a turn is bounded: {}", step.bytes);
+        read += step.bytes;
+        damaged.extend(step.damaged);
+        turns += 1;
+        if step.done {
+            break;
+        }
+        assert!(turns < 100);
+    }
+    assert!(read >= 900_000 - 65_536, "{read}");
+    assert_eq!(damaged.len(), 1);
+    assert_eq!((damaged[0].handle.0, damaged[0].physical_offset), (H + 1, 65_536));
+    assert_eq!(turn(&mut scrubber).bytes, 0, "the next pass waits");
+    assert_eq!(r.read(H + 1, &[(65_536, 10)]).unwrap_err().code, ErrorCode::Damaged);
+    assert_eq!(r.read(H + 1, &[(0, 10)]).unwrap().1, data[..10]);
 }
 
 #[test]
@@ -223,7 +268,7 @@ fn lists_are_paged_in_order() {
             r.write(*h, &[(0, b"x")]).unwrap();
         }
         all.sort_unstable();
-        let (mut seen, mut after) = (Vec::new(), 0);
+        let (mut seen, mut after) = (Vec::<u64>::new(), 0);
         loop {
             let page = r.list(after, 7);
             assert!(page.datahandles.len() <= 7);
@@ -295,8 +340,9 @@ fn a_full_disk_leaves_nothing_half_written() {
         }
     }
     let full = full.expect("the disk did not fill up");
-    assert_eq!(r.stat(full).size, 0, "a datafile that the failed write made is gone");
-    let e = r.write(H, &[(65_536, &pattern(9, 600_000)), (900_000, &pattern(9, 400_000))]).unwrap_err();
+    assert_eq!(r.stat(full).size, 0, "nothing is left of the write that failed");
+    let e =
+        r.write(H, &[(65_536, &pattern(9, 600_000)), (900_000, &pattern(9, 400_000))]).unwrap_err();
     assert_eq!(e.code, ErrorCode::NoSpace, "{e}");
     assert_eq!(r.stat(H).size, 65_536, "the datafile has its former length");
     assert_eq!(r.read(H, &[(0, 65_536)]).unwrap().1, pattern(1, 65_536));

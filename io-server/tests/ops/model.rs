@@ -22,7 +22,8 @@ impl Dice {
         let count = 1 + self.below(4);
         (0..count)
             .map(|_| {
-                let len = 1 + if self.below(4) == 0 { self.below(150_000) } else { self.below(3_000) };
+                let len =
+                    1 + if self.below(4) == 0 { self.below(150_000) } else { self.below(3_000) };
                 let extent = (at, len);
                 at += len + if self.below(2) == 0 { 0 } else { self.below(70_000) };
                 extent

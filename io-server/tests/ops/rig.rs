@@ -65,7 +65,7 @@ fn env() -> (Arc<TestClock>, Env) {
 impl Rig {
     pub fn memory() -> Rig {
         let (clock, env) = env();
-        let bstreams = Arc::new(Bstreams::memory(env.clone()));
+        let bstreams = Arc::new(Bstreams::memory(env.clone()).unwrap());
         Rig::over("memory", bstreams, clock, env, None, None)
     }
 
@@ -83,8 +83,7 @@ impl Rig {
         if !path.join("FORMAT").exists() {
             StorageSpace::format(path, &info).unwrap();
         }
-        let space =
-            StorageSpace::open(path, &info, TroveOptions::default(), env.clone()).unwrap();
+        let space = StorageSpace::open(path, &info, TroveOptions::default(), env.clone()).unwrap();
         let bstreams = space.bstreams.clone();
         Rig::over("disk", bstreams, clock, env, Some(space), None)
     }
@@ -108,7 +107,15 @@ impl Rig {
     pub fn sharing(other: &Rig) -> Rig {
         let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (server, metrics) = (other.server.clone(), other.metrics.clone());
-        Rig { name: other.name, server, metrics, clock: other.clock.clone(), rt, space: None, dir: None }
+        Rig {
+            name: other.name,
+            server,
+            metrics,
+            clock: other.clock.clone(),
+            rt,
+            space: None,
+            dir: None,
+        }
     }
 
     /// One operation; the body of the answer in one piece.
@@ -144,7 +151,8 @@ impl Rig {
         let request = IoReadRequest { datahandle: h, extents: list(extents) };
         let (response, body) = self.raw(request.into_request(), Body::Empty)?;
         let IoReadResponse { got } = IoReadRequest::take_response(Some(response))?;
-        let sum: u64 = if got.is_empty() { extents.iter().map(|e| e.1).sum() } else { got.iter().sum() };
+        let sum: u64 =
+            if got.is_empty() { extents.iter().map(|e| e.1).sum() } else { got.iter().sum() };
         assert_eq!(sum, body.len() as u64, "got and body disagree");
         Ok((got, body))
     }
