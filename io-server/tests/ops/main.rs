@@ -328,7 +328,7 @@ fn a_full_disk_leaves_nothing_half_written() {
     let r = Rig::disk_at(small.path());
     r.write(H, &[(0, &pattern(1, 65_536))]).unwrap();
     let mut full = None;
-    for i in 0..64u64 {
+    for i in 0..400u64 {
         let h = H + 1 + i;
         r.write(h, &[(0, &pattern(i, 65_536))]).unwrap_or_else(|e| {
             assert_eq!(e.code, ErrorCode::NoSpace, "{e}");
