@@ -1,1 +1,12 @@
-//! placeholder
+//! Tests of the metadata server without a network: real services around it, a fake I/O server in
+//! memory, faults on demand, a clock that the test moves.
+mod across;
+mod basics;
+mod harness;
+mod model;
+mod names;
+mod once;
+mod opening;
+mod renames;
+mod sizes;
+mod xattrs;

@@ -54,6 +54,7 @@ pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> 
     let moved = old.existing()?;
     let new = server.place(cx, r.new_dir, &r.new_name)?;
     let ends = Ends { old: Some(old), new, moved };
+    let asks = ends.asks_for_something(&r)?;
     let far_object =
         [Some(ends.moved), ends.new.target].iter().flatten().any(|t| !server.owns(t.handle));
     let below = if far_object { None } else { is_below_here(server, &r, &ends)? };
@@ -62,7 +63,7 @@ pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> 
         return super::rename_far::rename_far(server, cx, r).await;
     };
     refuse_loop(below)?;
-    if !ends.asks_for_something(&r)? {
+    if !asks {
         return Ok(Answer::new(ends.response()));
     }
     let moved = object(server, ends.moved.handle)?;

@@ -129,8 +129,9 @@ async fn check(
     intent: u64,
     replaced_dir: Option<DirentValue>,
 ) -> Result<bool> {
+    let asks = ends.asks_for_something(r)?;
     refuse_loop(is_below(server, cx, r, ends).await?)?;
-    if !ends.asks_for_something(r)? {
+    if !asks {
         return Ok(false);
     }
     let moved = attr_of(server, cx, ends.moved.handle).await?;
