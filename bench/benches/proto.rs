@@ -4,7 +4,9 @@ use prost::Message;
 use pvfs2_bench::noise;
 use pvfs2_proto::dist::{Dist, DistKind, Strip};
 use pvfs2_proto::frame::{HEADER_LEN, Header, Kind};
-use pvfs2_proto::op::{Cred, IoWriteRequest, LookupRequest, OpMessage, PhysicalExtent, RequestHead};
+use pvfs2_proto::op::{
+    Cred, IoWriteRequest, LookupRequest, OpMessage, PhysicalExtent, RequestHead,
+};
 use std::hint::black_box;
 
 fn dist(c: &mut Criterion) {
@@ -72,9 +74,8 @@ fn lookup_head() -> RequestHead {
 }
 
 fn write_head() -> RequestHead {
-    let extents = (0..16)
-        .map(|i| PhysicalExtent { physical_offset: i * 262_144, len: 65_536 })
-        .collect();
+    let extents =
+        (0..16).map(|i| PhysicalExtent { physical_offset: i * 262_144, len: 65_536 }).collect();
     let write = IoWriteRequest { datahandle: 1 << 56, extents };
     RequestHead { op: Some(write.into_request()), ..lookup_head() }
 }

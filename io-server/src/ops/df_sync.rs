@@ -39,8 +39,10 @@ pub async fn df_sync(state: &Arc<IoState>, req: DfSyncRequest) -> Result<DfSyncR
 
 /// Syncs all of them, also after one failed, and returns the first error.
 fn sync_each(state: &IoState, datahandles: &[Handle]) -> Result<()> {
-    datahandles.iter().fold(Ok(()), |result, h| {
+    let mut result = Ok(());
+    for h in datahandles {
         let ended = state.bstreams().sync(*h);
-        result.and(ended)
-    })
+        result = result.and(ended);
+    }
+    result
 }

@@ -1,4 +1,5 @@
 //! The I/O server's operations, asked as `server-core` asks them, over memory and over a disk.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 mod model;
 mod rig;
 

@@ -12,6 +12,9 @@ pub type GaugesFn = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 /// Is told to drain; the argument: end the process afterwards.
 pub type DrainFn = Box<dyn Fn(bool) + Send + Sync>;
 
+/// Changes a parameter, or says why not.
+pub type SetFn = Box<dyn Fn(&str) -> Result<()> + Send + Sync>;
+
 /// A parameter that can be changed while the server runs.
 pub struct ParamDef {
     /// Its name.
@@ -21,7 +24,7 @@ pub struct ParamDef {
     /// Its value now.
     pub get: Box<dyn Fn() -> String + Send + Sync>,
     /// Changes it, or says why not.
-    pub set: Box<dyn Fn(&str) -> Result<()> + Send + Sync>,
+    pub set: SetFn,
 }
 
 /// The source of one server.
