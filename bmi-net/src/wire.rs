@@ -7,8 +7,9 @@
 //! was checked.
 use bytes::Bytes;
 use prost::Message;
+use pvfs2_proto::ErrorCode;
 use pvfs2_proto::frame::{FLAG_NO_BODY_CRC, FrameError, HEADER_LEN, Header, Kind};
-use pvfs2_proto::op::{Cred, OpRequest};
+use pvfs2_proto::op::{Cred, OpRequest, ResponseHead};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -44,6 +45,19 @@ pub(crate) enum RxError {
     /// The frame is none that may come here.
     #[error("the peer broke the protocol: {0}")]
     Protocol(&'static str),
+}
+
+impl RxError {
+    /// What a server means that answers no request of ours (tag 0) and cuts us.
+    pub(crate) fn refusal(head: &[u8]) -> RxError {
+        let head = ResponseHead::decode(head).unwrap_or_default();
+        tracing::warn!(status = head.status, detail = head.detail, "the server refuses us");
+        match head.as_error().map(|e| e.code) {
+            // Damaged on the way: sending again cures it.
+            Some(ErrorCode::Damaged) => RxError::Frame(FrameError::HeadCrc),
+            _ => RxError::Protocol("the server says that we broke the protocol"),
+        }
+    }
 }
 
 impl From<io::Error> for RxError {

@@ -195,12 +195,16 @@ fn after_a_restart_exactly_one_connection_reclaims() {
 #[test]
 fn a_blocking_thread_survives_a_restart_in_one_call() {
     let mut old = start();
-    let net = BlockingNet::new(client(std::slice::from_ref(&old.address)));
+    let shared = client(std::slice::from_ref(&old.address));
+    let net = BlockingNet::new(shared.clone());
     now(write(&net, 0, 1, b"before")).unwrap();
     let new = restart(&mut old);
     now(write(&net, 0, 2, &pattern(300_000, 1))).unwrap();
     assert_eq!(executions(&new), [1, 1]);
     assert_eq!(now(one(&net, read(0, 1))).unwrap().body, &b"before"[..]);
+    let counts = shared.counters();
+    assert_eq!((counts.requests, counts.resends, counts.connects), (4, 1, 2));
+    assert_eq!((counts.bytes_out, counts.bytes_in), (6 + 2 * 300_000, 6));
 }
 
 #[test]

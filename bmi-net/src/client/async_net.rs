@@ -195,7 +195,6 @@ impl AsyncNet {
     ) -> Result<bool> {
         let (mux, was_there) = self.mux(call.server).await?;
         let stamp = stamp(&self.shared, call, resent);
-        self.shared.counts.requests.fetch_add(1, Ordering::Relaxed);
         let answer = mux.call(cx, call, stamp).await;
         call.result = Some(match answer {
             Ok((head, body)) => match head.as_error() {
@@ -233,7 +232,6 @@ impl AsyncNet {
             None => Link::open(&self.shared, server, true).await?,
         };
         let stamp = stamp(&self.shared, call, resent);
-        self.shared.counts.requests.fetch_add(1, Ordering::Relaxed);
         link.pump.add(0, call, stamp);
         let calls = std::slice::from_mut(call);
         let silence = Duration::from_millis(u64::from(self.shared.opts.silence_ms.max(1)));
@@ -374,6 +372,7 @@ impl Net for AsyncNet {
                 () = until_killed(cx.caller_tid) => true,
             }
         };
+        calls.iter().for_each(|call| self.shared.count_reply(call));
         if interrupted {
             let error = PvfsError::new(ErrorCode::Interrupted, "the caller is being killed");
             for call in calls.iter_mut().filter(|c| c.result.is_none()) {

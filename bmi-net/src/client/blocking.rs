@@ -265,7 +265,6 @@ impl BlockingNet {
                 conn.pump.add(index, call, stamp);
             }
         }
-        self.shared.counts.requests.fetch_add(used.len() as u64, Ordering::Relaxed);
         let mut busy: SmallVec<[&mut Conn; 8]> = conns
             .iter_mut()
             .enumerate()
@@ -370,6 +369,7 @@ impl BlockingNet {
 impl Net for BlockingNet {
     async fn exchange(&self, cx: &CallCx, calls: &mut [Call<'_>]) {
         self.exchange_now(cx, calls);
+        calls.iter().for_each(|call| self.shared.count_reply(call));
     }
     async fn ticket(&self, cx: &CallCx, server: ServerId) -> Result<Ticket> {
         self.ticket_now(cx, server)
@@ -390,6 +390,9 @@ struct Attempted {
 
 /// The session part of a call's head; `resent`: it may have been sent before.
 pub(super) fn stamp(shared: &ClientShared, call: &Call<'_>, resent: &mut bool) -> Stamp {
+    let body: usize = call.body.iter().map(|b| b.len()).sum();
+    shared.counts.requests.fetch_add(1, Ordering::Relaxed);
+    shared.counts.bytes_out.fetch_add(body as u64, Ordering::Relaxed);
     match call.ticket {
         Some(t) => {
             *resent = shared.mark_sent(t);

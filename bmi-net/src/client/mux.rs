@@ -266,9 +266,7 @@ impl Task {
         let mut state = self.state.borrow_mut();
         let waiting = state.waiting.get_mut(&header.tag);
         match header.kind {
-            Kind::Response if header.tag == 0 => {
-                Err(RxError::Protocol("the server says that we broke the protocol"))
-            }
+            Kind::Response if header.tag == 0 => Err(RxError::refusal(self.reader.head())),
             Kind::Response => {
                 let Some(waiting) = waiting else { return Ok(Rx::Discard) };
                 let head = ResponseHead::decode(self.reader.head())

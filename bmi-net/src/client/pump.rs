@@ -352,9 +352,7 @@ impl Pump {
                 self.receiving = index.map(|i| (i, true));
             }
             (Kind::Response, None) if header.tag == 0 => {
-                let head = ResponseHead::decode(self.reader.head()).unwrap_or_default();
-                tracing::warn!(status = head.status, detail = head.detail, "the server refuses us");
-                return Err(RxError::Protocol("the server says that we broke the protocol"));
+                return Err(RxError::refusal(self.reader.head()));
             }
             (Kind::Flow, Some(leg)) if header.flags & FLAG_CREDIT != 0 && len == 0 => {
                 leg.credits.grant(header.op).map_err(RxError::Protocol)?;

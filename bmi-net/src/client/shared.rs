@@ -7,7 +7,7 @@
 //! session had open was reclaimed.
 use super::slots::Slots;
 use super::{ClientOptions, SessionEvents};
-use crate::call::Ticket;
+use crate::call::{Call, Ticket};
 use parking_lot::{Condvar, Mutex};
 use pvfs2_proto::op::HelloResponse;
 use pvfs2_proto::{ClusterMap, ErrorCode, PvfsError, Result, ServerId};
@@ -120,6 +120,13 @@ impl ClientShared {
             stalls: get(&self.counts.stalls),
             bytes_out: get(&self.counts.bytes_out),
             bytes_in: get(&self.counts.bytes_in),
+        }
+    }
+
+    /// Counts what came back.
+    pub(super) fn count_reply(&self, call: &Call<'_>) {
+        if let Some(Ok(reply)) = &call.result {
+            self.counts.bytes_in.fetch_add(reply.body_len as u64, Ordering::Relaxed);
         }
     }
 

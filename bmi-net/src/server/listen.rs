@@ -181,37 +181,32 @@ impl Drop for CountGuard {
 }
 
 impl Acceptor {
-    /// The guard for a connection that [`Acceptor::accept`] gave (and has counted).
-    pub(crate) fn count_guard(&self) -> CountGuard {
-        CountGuard(self.load.clone())
-    }
-
-    /// The next connection for this loop.
+    /// The next connection for this loop, counted as long as its guard lives.
     ///
     /// # Cancel safety
     /// Safe: a connection is either returned or still queued.
-    pub(crate) async fn accept(&mut self) -> io::Result<Stream> {
+    pub(crate) async fn accept(&mut self) -> io::Result<(Stream, CountGuard)> {
         loop {
             let accepted = match &mut self.source {
                 Source::Tcp(listener) => tokio::select! {
-                    Some(accepted) = self.handed.recv() => return register(accepted),
+                    Some(accepted) = self.handed.recv() => return self.register(accepted),
                     next = listener.accept() => Accepted::Tcp(next?.0.into_std()?),
                 },
                 Source::Unix(listener) => tokio::select! {
-                    Some(accepted) = self.handed.recv() => return register(accepted),
+                    Some(accepted) = self.handed.recv() => return self.register(accepted),
                     next = listener.accept() => Accepted::Unix(next?.0.into_std()?),
                 },
                 Source::Mem(streams) => match streams.recv().await {
                     Some(stream) => {
                         self.load.fetch_add(1, Ordering::Relaxed);
-                        return Ok(Stream::Mem(stream));
+                        return Ok((Stream::Mem(stream), CountGuard(self.load.clone())));
                     }
                     // Killed: nothing will come any more.
                     None => std::future::pending().await,
                 },
             };
             if let Some(mine) = self.spread(accepted) {
-                return register(mine);
+                return self.register(mine);
             }
         }
     }
@@ -239,6 +234,12 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// Registers a connection that [`Acceptor::spread`] has counted.
+    fn register(&self, accepted: Accepted) -> io::Result<(Stream, CountGuard)> {
+        let guard = CountGuard(self.load.clone());
+        Ok((register(accepted)?, guard))
     }
 }
 

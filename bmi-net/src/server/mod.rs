@@ -97,8 +97,7 @@ pub async fn serve<S: Service>(
             stream = acceptor.accept() => stream,
         };
         match stream {
-            Ok(stream) if tasks.len() < opts.connections_max => {
-                let guard = acceptor.count_guard();
+            Ok((stream, guard)) if tasks.len() < opts.connections_max => {
                 let service = service.clone();
                 let (opts, shutdown) = (opts.clone(), conn_shutdown.clone());
                 tasks.spawn_local(async move {
@@ -106,7 +105,7 @@ pub async fn serve<S: Service>(
                     conn::run(stream, service, opts, shutdown).await;
                 });
             }
-            Ok(stream) => {
+            Ok((stream, _)) => {
                 tracing::warn!(peer = stream.peer_name(), "too many connections; closing one");
             }
             Err(e) => {
