@@ -4,7 +4,7 @@
 //! metadata operation ([`collection`]). Only this crate knows sled and local files.
 //!
 //! - [`space`]: one folder: `FORMAT`, lock, `keyval/`, `journal/`, `bstreams/`; opening and closing
-//! - [`format`]: the `FORMAT` file, the lock file and the clean-stop marker
+//! - [`mod@format`]: the `FORMAT` file, the lock file and the clean-stop marker
 //! - [`collection`]: transactions over keys and values; the journal is the truth
 //! - [`journal`]: the append-only redo journal
 //! - [`keyval`]: the narrow trait behind the collection, with methods `sled` and `memory`

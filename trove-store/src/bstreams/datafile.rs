@@ -5,7 +5,7 @@
 //! strip once after opening; bytes that do not match are never handed out; after a failed sync
 //! everything fails.
 use super::crc;
-use super::media::{Kind, Media, MediaFile};
+use super::media::{Media, MediaFile};
 use super::sums::{Sum, Sums};
 use super::{STRIP_BYTES, Shared};
 use parking_lot::{Mutex, RwLock};
@@ -97,7 +97,7 @@ impl Datafile {
         self.state.read().size
     }
 
-    fn error(&self, shared: &Shared, what: &str, e: io::Error) -> PvfsError {
+    pub(super) fn error(&self, shared: &Shared, what: &str, e: io::Error) -> PvfsError {
         let code = match e.raw_os_error() {
             Some(libc::ENOSPC) => ErrorCode::NoSpace,
             Some(libc::EDQUOT) => ErrorCode::Quota,
@@ -108,7 +108,7 @@ impl Datafile {
         PvfsError::new(code, format!("cannot {what} datafile {}: {e}", shared.name(self.handle)))
     }
 
-    fn check(&self, state: &State) -> Result<()> {
+    pub(super) fn check(&self, state: &State) -> Result<()> {
         if let Some(why) = &state.poisoned {
             return Err(PvfsError::new(ErrorCode::Io, why.clone()));
         }
@@ -118,7 +118,7 @@ impl Datafile {
         Ok(())
     }
 
-    fn check_readable(&self, state: &State) -> Result<()> {
+    pub(super) fn check_readable(&self, state: &State) -> Result<()> {
         self.check(state)?;
         match &state.damaged {
             Some(why) => Err(PvfsError::new(ErrorCode::Damaged, why.clone())),
@@ -182,7 +182,7 @@ impl Datafile {
     }
 
     /// Takes a strip's sum from the disk.
-    fn learn(&self, state: &mut State, strip: u64) -> io::Result<u32> {
+    pub(super) fn learn(&self, state: &mut State, strip: u64) -> io::Result<u32> {
         let valid = state.valid(strip);
         let sum = with_scratch(|scratch| {
             self.read_exact(strip * STRIP_BYTES, &mut scratch[..valid])?;
@@ -193,7 +193,7 @@ impl Datafile {
         Ok(sum)
     }
 
-    fn known(&self, state: &mut State, strip: u64) -> io::Result<u32> {
+    pub(super) fn known(&self, state: &mut State, strip: u64) -> io::Result<u32> {
         match state.sums.get(strip) {
             Sum::Known(sum) => Ok(sum),
             Sum::Unknown => self.learn(state, strip),
@@ -502,118 +502,6 @@ impl Datafile {
         }
         Ok((out, state.size, false))
     }
-
-    /// Makes bytes, length and name durable. Blocks on the disk.
-    pub fn sync(&self, shared: &Shared, media: &dyn Media) -> Result<()> {
-        let _one = self.syncing.lock();
-        self.check(&self.state.read())?;
-        if !self.unsynced.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let synced = shared.marks.sync(media).and_then(|()| self.file.sync()).and_then(|()| {
-            if self.name_unsynced.swap(false, Ordering::AcqRel) {
-                media.sync_names(self.handle)?;
-            }
-            Ok(())
-        });
-        synced.map_err(|e| self.poison(shared, &e))
-    }
-
-    pub fn poison(&self, shared: &Shared, e: &io::Error) -> PvfsError {
-        let why = format!(
-            "datafile {} could not be synced ({e}); what the disk kept is unknown, so it is refused \
-             from now on: look after this server's disk and restart it",
-            shared.name(self.handle)
-        );
-        tracing::error!(handle = %Handle(self.handle), "{why}");
-        self.state.write().poisoned.get_or_insert_with(|| why.clone());
-        PvfsError::new(ErrorCode::Io, why)
-    }
-
-    /// Writes the side file of a datafile at rest, without syncing it. `None`: it is in use, or
-    /// partly unknown, or damaged, or at rest already.
-    pub fn store_sums(&self, shared: &Shared, media: &dyn Media) -> Result<Option<Stored>> {
-        let mut state = self.state.write();
-        self.check(&state)?;
-        let restless = !self.marked.load(Ordering::Acquire)
-            || self.unsynced.load(Ordering::Acquire)
-            || state.sums.has_unknown()
-            || state.damaged.is_some();
-        if restless {
-            return Ok(None);
-        }
-        let stored = (|| {
-            self.file.set_mtime(state.mtime_ns)?;
-            let (side, made) = media
-                .open(Kind::Sums, self.handle, true)?
-                .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            let State { sums, size, mtime_ns, .. } = &mut *state;
-            sums.store(side.as_ref(), self.handle, *size, *mtime_ns)?;
-            Ok(Stored { side, made, version: state.version })
-        })();
-        stored.map(Some).map_err(|e| self.error(shared, "store checksums of", e))
-    }
-
-    /// The side file is durable: the datafile is no longer marked, unless it has changed meanwhile.
-    ///
-    /// # Errors
-    /// As the disk; it stays marked.
-    pub fn settle(&self, shared: &Shared, media: &dyn Media, stored: &Stored) -> Result<()> {
-        let state = self.state.write();
-        if !state.removed && state.version == stored.version {
-            let unmarked = shared.marks.unmark(media, self.handle);
-            unmarked.map_err(|e| self.error(shared, "unmark", e))?;
-            self.marked.store(false, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Learns up to `budget` bytes of unknown strips; gives what it read, and whether more is left.
-    pub fn learn_some(&self, shared: &Shared, from: &mut u64, budget: u64) -> Result<(u64, bool)> {
-        let mut read = 0;
-        while read < budget {
-            let mut state = self.state.write();
-            self.check(&state)?;
-            if !state.sums.has_unknown() || state.damaged.is_some() {
-                return Ok((read, false));
-            }
-            let fail = |e| self.error(shared, "read", e);
-            let data = self.file.next_data(*from * STRIP_BYTES).map_err(fail)?;
-            let strip = data.map(|(start, _)| start / STRIP_BYTES).filter(|s| state.valid(*s) > 0);
-            let Some(strip) = strip else {
-                let size = state.size;
-                state.sums.settle(size);
-                return Ok((read, false));
-            };
-            if state.sums.get(strip) == Sum::Unknown {
-                self.learn(&mut state, strip).map_err(fail)?;
-                read += STRIP_BYTES;
-            }
-            *from = strip + 1;
-        }
-        Ok((read, true))
-    }
-
-    /// The plain CRC-32 of each strip in `strips` that lies before the end.
-    pub fn strip_crcs(&self, shared: &Shared, strips: std::ops::Range<u64>) -> Result<Vec<u32>> {
-        let mut state = self.state.write();
-        self.check_readable(&state)?;
-        let end = strips.end.min(state.size.div_ceil(STRIP_BYTES));
-        let mut out = Vec::with_capacity(end.saturating_sub(strips.start) as usize);
-        for strip in strips.start..end {
-            let sum = self.known(&mut state, strip);
-            let sum = sum.map_err(|e| self.error(shared, "read", e))?;
-            out.push(crc::plain(sum, state.valid(strip)));
-        }
-        Ok(out)
-    }
-}
-
-/// A side file that was written and is to be synced.
-pub(super) struct Stored {
-    pub side: Arc<dyn MediaFile>,
-    pub made: bool,
-    version: u64,
 }
 
 enum Verdict {

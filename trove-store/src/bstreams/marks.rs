@@ -67,8 +67,9 @@ pub struct Marks {
     removed_unsynced: AtomicBool,
     recycle_ns: i64,
     boot: u64,
-    /// Power was lost since the medium was last in use and not closed cleanly.
-    pub power_lost: bool,
+    /// The earlier boot in which the medium was in use when power was lost, until every datafile
+    /// was compared with its side file since.
+    lost_boot: Mutex<Option<u64>>,
 }
 
 impl Marks {
@@ -79,12 +80,12 @@ impl Marks {
     pub fn open(media: &dyn Media, now_ns: i64, recycle_ns: i64) -> io::Result<Marks> {
         let boot = media.boot();
         let (mut dirty, mut removed) = (Dirty::default(), Removed::default());
-        let mut opened = None;
+        let mut lost_boot = None;
         for record in media.read_log(LogKind::Dirty)?.chunks(RECORD_BYTES) {
             match decode(record) {
                 Some((handle, _, DIRTY)) => drop(dirty.handles.insert(handle)),
                 Some((handle, _, AT_REST)) => drop(dirty.handles.remove(&handle)),
-                Some((boot, _, OPENED)) => opened = Some(boot),
+                Some((then, _, OPENED)) if then != boot => lost_boot = Some(then),
                 _ => {}
             }
         }
@@ -99,7 +100,7 @@ impl Marks {
             }
         }
         let marks = Marks {
-            power_lost: opened.is_some_and(|b| b != boot),
+            lost_boot: Mutex::new(lost_boot),
             dirty: Mutex::new(dirty),
             removed: Mutex::new(removed),
             dirty_unsynced: AtomicBool::new(false),
@@ -117,6 +118,9 @@ impl Marks {
         if open {
             bytes.extend_from_slice(&encode(self.boot, 0, OPENED));
         }
+        if let Some(lost_boot) = *self.lost_boot.lock() {
+            bytes.extend_from_slice(&encode(lost_boot, 0, OPENED));
+        }
         for handle in &d.handles {
             bytes.extend_from_slice(&encode(*handle, 0, DIRTY));
         }
@@ -133,6 +137,16 @@ impl Marks {
         media.replace_log(LogKind::Removed, &bytes)?;
         r.records = r.until_ns.len();
         Ok(())
+    }
+
+    /// Whether power was lost, and datafiles may be younger than their side files without a mark.
+    pub fn power_lost(&self) -> bool {
+        self.lost_boot.lock().is_some()
+    }
+
+    /// Every datafile was compared with its side file since power was lost.
+    pub fn all_checked(&self) {
+        *self.lost_boot.lock() = None;
     }
 
     /// Marks a datafile before its bytes change.

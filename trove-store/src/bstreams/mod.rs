@@ -10,26 +10,29 @@
 //! [`Bstreams::step`] to the oldest that are at rest, emptied of a handle by `remove`.
 //!
 //! - [`media`]: what is needed of a disk; [`disk`], [`memory`]: the two media
-//! - [`datafile`]: one open datafile
-//! - [`crc`], [`sums`]: the algebra, the table of a datafile's checksums and its side file
+//! - `cache`: the open datafiles; `datafile`: one of them; `rest`: its way to rest
+//! - `crc`, [`sums`]: the algebra, the table of a datafile's checksums and its side file
 //! - [`marks`]: the logs of dirty and of removed datafiles
-//! - [`writeout`]: what happens in the background
+//! - `writeout`: what happens in the background
+mod cache;
 mod crc;
 mod datafile;
 pub mod disk;
 pub mod marks;
 pub mod media;
 pub mod memory;
+mod rest;
 pub mod sums;
 mod writeout;
 
 use crate::error::TroveError;
-use datafile::{Datafile, State};
+use cache::Room;
+use datafile::Datafile;
 use disk::DiskMedia;
 use marks::Marks;
 use media::{FileStat, Kind, Media};
 use memory::{MemDisk, MemMedia};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 use pvfs2_proto::env::Env;
 use pvfs2_proto::limits::FILE_SIZE_MAX;
 use pvfs2_proto::op::{DfStat, PhysicalExtent};
@@ -39,7 +42,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use sums::Sums;
 
 /// Bytes under one checksum: a piece of the datafile, whatever the distribution of the file.
 pub const STRIP_BYTES: u64 = 65_536;
@@ -119,41 +121,11 @@ struct Inner {
     was_clean: bool,
     closed: AtomicBool,
     learning: Mutex<writeout::Learning>,
+    /// Datafiles to compare with their side files, since power was lost.
+    unchecked: Mutex<Vec<u64>>,
     /// One round at a time.
     rounds: Mutex<()>,
     room: Room,
-}
-
-/// Keeps a reserve of the disk free, looking only now and then.
-struct Room {
-    reserve_bytes: u64,
-    /// Bytes that may be written before looking again.
-    unchecked_bytes: AtomicU64,
-}
-
-impl Room {
-    fn take(&self, media: &dyn Media, bytes: u64) -> Result<()> {
-        let take = |left: u64| left.checked_sub(bytes);
-        let order = Ordering::Relaxed;
-        if self.reserve_bytes == 0 || self.unchecked_bytes.fetch_update(order, order, take).is_ok()
-        {
-            return Ok(());
-        }
-        let (free, _) = media.space().map_err(|e| fail("statfs", e))?;
-        if free < self.reserve_bytes.saturating_add(bytes) {
-            return Err(PvfsError::new(
-                ErrorCode::NoSpace,
-                format!(
-                    "{free} bytes are free where datafiles are stored, {} of them are reserved: \
-                     remove files or enlarge the disk",
-                    self.reserve_bytes
-                ),
-            ));
-        }
-        let unchecked = (free - self.reserve_bytes - bytes).min(self.reserve_bytes / 4);
-        self.unchecked_bytes.store(unchecked, order);
-        Ok(())
-    }
 }
 
 /// The datafiles of one server.
@@ -217,7 +189,18 @@ impl Bstreams {
             i64::try_from(options.recycle_secs).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
         let marks = Marks::open(media.as_ref(), env.now_ns(), recycle_ns).map_err(fail)?;
         let mut count = 0;
-        media.list(&mut |_| count += 1).map_err(fail)?;
+        let mut unchecked = Vec::new();
+        let power_lost = marks.power_lost();
+        let see = &mut |handle| {
+            count += 1;
+            if power_lost {
+                unchecked.push(handle);
+            }
+        };
+        media.list(see).map_err(fail)?;
+        if power_lost && unchecked.is_empty() {
+            marks.all_checked();
+        }
         let (_, disk_bytes) = media.space().map_err(fail)?;
         let room = Room {
             reserve_bytes: options.reserve_bytes.min(disk_bytes / 16),
@@ -241,6 +224,7 @@ impl Bstreams {
             was_clean,
             closed: AtomicBool::new(false),
             learning: Mutex::default(),
+            unchecked: Mutex::new(unchecked),
             rounds: Mutex::new(()),
             room,
         };
@@ -459,174 +443,6 @@ impl Drop for Bstreams {
 
 fn fail(what: &'static str, e: io::Error) -> PvfsError {
     TroveError::os(what, Path::new("bstreams"))(e).into()
-}
-
-impl Inner {
-    fn media(&self) -> &dyn Media {
-        self.shared.media.as_ref()
-    }
-
-    fn is_buried(&self, handle: Handle) -> bool {
-        self.shared.marks.is_buried(handle.0, self.shared.env.now_ns())
-    }
-
-    fn shard(&self, handle: u64) -> &Mutex<HashMap<u64, Arc<Datafile>>> {
-        // Fibonacci hashing: handles of one server are often consecutive.
-        let mixed = handle.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.shards[(mixed >> 60) as usize % SHARDS]
-    }
-
-    /// The open datafile, opening it if it exists.
-    fn find(&self, handle: Handle) -> Result<Option<Arc<Datafile>>> {
-        self.get(handle, false)
-    }
-
-    /// The open datafile, making it if need be.
-    fn make(&self, handle: Handle) -> Result<Arc<Datafile>> {
-        self.get(handle, true)?.ok_or_else(|| stale(handle))
-    }
-
-    fn get(&self, handle: Handle, create: bool) -> Result<Option<Arc<Datafile>>> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(PvfsError::new(ErrorCode::Io, "this storage space was closed"));
-        }
-        let mut shard = self.shard(handle.0).lock();
-        if shard.len() >= OVERFLOW * self.options.open_max.div_ceil(SHARDS)
-            && !shard.contains_key(&handle.0)
-        {
-            // More than the background can keep up with: help it, so that descriptors stay bounded.
-            drop(shard);
-            self.round()?;
-            shard = self.shard(handle.0).lock();
-        }
-        if let Some(d) = shard.get(&handle.0) {
-            d.used.store(self.tick.load(Ordering::Relaxed), Ordering::Relaxed);
-            return Ok(Some(d.clone()));
-        }
-        if self.is_buried(handle) {
-            return Err(stale(handle));
-        }
-        let opened = self.open_datafile(handle.0, create).map_err(|e| {
-            let code = if e.raw_os_error() == Some(libc::ENOSPC) {
-                ErrorCode::NoSpace
-            } else {
-                ErrorCode::Io
-            };
-            PvfsError::new(
-                code,
-                format!("cannot open datafile {}: {e}", self.shared.name(handle.0)),
-            )
-        })?;
-        let Some(d) = opened else { return Ok(None) };
-        let d = Arc::new(d);
-        shard.insert(handle.0, d.clone());
-        let keep = self.options.open_max.div_ceil(SHARDS);
-        // Not at every opening: while everything is dirty there is nothing to find.
-        if shard.len() > keep && shard.len().is_multiple_of(8) {
-            writeout::trim(&mut shard, keep);
-        }
-        Ok(Some(d))
-    }
-
-    fn open_datafile(&self, handle: u64, create: bool) -> io::Result<Option<Datafile>> {
-        let Some((file, made)) = self.media().open(Kind::Data, handle, create)? else {
-            return Ok(None);
-        };
-        let marks = &self.shared.marks;
-        let found = file.stat()?;
-        let mut damaged = None;
-        let mut marked = marks.is_marked(handle);
-        let sums = if made {
-            self.datafiles.fetch_add(1, Ordering::Relaxed);
-            Sums::empty()
-        } else if marked {
-            Sums::unknown()
-        } else {
-            match self.load_sums(handle)? {
-                Some((sums, size, mtime_ns)) => {
-                    let same = size == found.size;
-                    if same && (mtime_ns == found.mtime_ns || !marks.power_lost) {
-                        sums
-                    } else if marks.power_lost {
-                        // Written out, but the mark before it was lost with the power.
-                        marks.mark_unknown(self.media(), handle)?;
-                        marked = true;
-                        Sums::unknown()
-                    } else {
-                        damaged = Some(format!(
-                            "datafile {} has {} bytes, its checksums were written for {size}: the \
-                             disk has changed it; restore the file from a copy",
-                            self.shared.name(handle),
-                            found.size
-                        ));
-                        sums
-                    }
-                }
-                None if found.size == 0 => Sums::empty(),
-                None => {
-                    tracing::warn!(
-                        "datafile {} has no checksums beside it: taking them from its bytes",
-                        self.shared.name(handle)
-                    );
-                    marks.mark_unknown(self.media(), handle)?;
-                    marked = true;
-                    Sums::unknown()
-                }
-            }
-        };
-        Ok(Some(Datafile {
-            handle,
-            file,
-            state: RwLock::new(State {
-                size: found.size,
-                mtime_ns: found.mtime_ns,
-                sums,
-                version: 0,
-                removed: false,
-                poisoned: None,
-                damaged,
-            }),
-            marked: AtomicBool::new(marked),
-            // After a kill the page cache may hold what the disk does not.
-            unsynced: AtomicBool::new(made || !self.was_clean),
-            name_unsynced: AtomicBool::new(made || !self.was_clean),
-            used: AtomicU64::new(self.tick.load(Ordering::Relaxed)),
-            syncing: Mutex::new(()),
-        }))
-    }
-
-    fn load_sums(&self, handle: u64) -> io::Result<Option<(Sums, u64, i64)>> {
-        match self.media().open(Kind::Sums, handle, false)? {
-            Some((side, _)) => Sums::load(side.as_ref(), handle),
-            None => Ok(None),
-        }
-    }
-
-    fn remove(&self, handle: Handle) -> Result<bool> {
-        let gone = {
-            let mut shard = self.shard(handle.0).lock();
-            let now_ns = self.shared.env.now_ns();
-            let buried = self.shared.marks.bury(self.media(), handle.0, now_ns);
-            buried.map_err(|e| fail("note the removal in", e))?;
-            shard.remove(&handle.0)
-        };
-        if let Some(d) = &gone {
-            d.state.write().removed = true;
-        }
-        let removed = self.media().remove(Kind::Data, handle.0).map_err(|e| fail("remove", e))?;
-        self.media().remove(Kind::Sums, handle.0).map_err(|e| fail("remove", e))?;
-        let unmarked = self.shared.marks.unmark(self.media(), handle.0);
-        unmarked.map_err(|e| fail("unmark a datafile in", e))?;
-        if removed {
-            self.datafiles.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.shared.wake();
-        Ok(removed)
-    }
-
-    fn open_ones(&self) -> Vec<Arc<Datafile>> {
-        self.shards.iter().flat_map(|s| s.lock().values().cloned().collect::<Vec<_>>()).collect()
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The checksums of one datafile in memory, and its side file.
 //!
 //! Place in the walks: every read and write of a datafile. Invariants: strip `i` has the padded sum
-//! (see [`super::crc`]) of its bytes, or is *unknown* (after an unclean stop, until it is read or
+//! (see `crc.rs`) of its bytes, or is *unknown* (after an unclean stop, until it is read or
 //! overwritten whole); what no chunk covers is a hole (0), or unknown if `rest_unknown`.
 //! *Verified* bits say that a strip was compared with the disk since the datafile was opened.
 //!

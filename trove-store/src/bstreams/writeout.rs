@@ -19,6 +19,9 @@ const SYNC_ALL_FROM: usize = 48;
 /// Datafiles put at rest per round; the others wait for the next.
 const REST_PER_ROUND: usize = 256;
 
+/// Datafiles compared with their side files per round, after power was lost.
+const CHECKS_PER_ROUND: usize = 512;
+
 /// How far learning after an unclean stop has come.
 #[derive(Default)]
 pub(super) struct Learning {
@@ -92,7 +95,9 @@ impl Inner {
         }
         let now_ns = self.shared.env.now_ns();
         let tidied = self.shared.marks.tidy(self.media(), now_ns);
-        done.and(tidied.map_err(|e| super::fail("tidy", e))).and(self.learn_some())
+        done.and(tidied.map_err(|e| super::fail("tidy", e)))
+            .and(self.check_some())
+            .and(self.learn_some())
     }
 
     /// Writes the checksums of datafiles at rest down, and unmarks them when that is durable.
@@ -148,6 +153,26 @@ impl Inner {
         }
         drop(guards);
         done.map_err(|e| super::fail("sync", e))
+    }
+
+    /// Opens a bounded number of datafiles, which compares them with their side files, since power
+    /// was lost.
+    fn check_some(&self) -> Result<()> {
+        let mut unchecked = self.unchecked.lock();
+        if unchecked.is_empty() {
+            return Ok(());
+        }
+        let rest = unchecked.len().saturating_sub(CHECKS_PER_ROUND.min(self.options.open_max));
+        for handle in unchecked.drain(rest..) {
+            match self.find(Handle(handle)) {
+                Err(e) if e.code != ErrorCode::Stale => return Err(e),
+                _ => {}
+            }
+        }
+        if unchecked.is_empty() {
+            self.shared.marks.all_checked();
+        }
+        Ok(())
     }
 
     /// Reads a bounded amount of datafiles whose checksums are unknown since an unclean stop.
@@ -235,7 +260,7 @@ impl Inner {
     }
 
     fn has_unrest(&self) -> bool {
-        self.shared.marks.any()
+        self.shared.marks.any() || !self.unchecked.lock().is_empty()
     }
 }
 

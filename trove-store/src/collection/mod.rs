@@ -105,6 +105,19 @@ impl Default for CollectionOptions {
     }
 }
 
+/// See [`Collection::stats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectionStats {
+    /// Transactions ever committed.
+    pub last_index: u64,
+    /// Of them, how many survive loss of power for sure.
+    pub durable_index: u64,
+    /// Keys that sled does not have yet.
+    pub overlay_entries: usize,
+    /// Memory that they take, about.
+    pub overlay_bytes: usize,
+}
+
 /// What of a collection survives the end of its simulated process.
 #[derive(Clone, Default)]
 pub struct MemCollection {
@@ -290,6 +303,18 @@ impl Collection {
     /// Highest index known to survive loss of power.
     pub fn durable_index(&self) -> u64 {
         self.core.journal.durable_index()
+    }
+
+    /// What is on its way, for metrics.
+    pub fn stats(&self) -> CollectionStats {
+        let view = self.core.view.read();
+        let frozen = view.frozen.as_deref();
+        CollectionStats {
+            last_index: self.last_index(),
+            durable_index: self.durable_index(),
+            overlay_entries: view.active.map.len() + frozen.map_or(0, |f| f.map.len()),
+            overlay_bytes: view.active.bytes + frozen.map_or(0, |f| f.bytes),
+        }
     }
 
     /// Does in a simulation what the background threads do in a server: syncs, moves everything into

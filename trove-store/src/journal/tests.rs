@@ -192,6 +192,29 @@ fn a_stranger_in_the_folder_is_named() {
     assert!(found(t.path(), 0).unwrap_err().to_string().contains("notes.txt"));
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+    #[test]
+    fn arbitrary_segments_never_panic_and_never_grow(
+        flips in proptest::collection::vec((0usize..3000, 0u8..=255), 1..6), cut in 0usize..3000) {
+        let t = quick_dir();
+        drop(filled(t.path(), 40, 4096));
+        let path = segments(t.path()).remove(0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (at, xor) in flips {
+            let at = at % bytes.len();
+            bytes[at] ^= xor;
+        }
+        bytes.truncate(cut.max(1));
+        std::fs::write(&path, &bytes).unwrap();
+        // Whatever is handed out is what was written (found() compares), in order.
+        if let Ok((r, seen)) = found(t.path(), 0) {
+            let want: Vec<u64> = (1..=r.last_index).collect();
+            proptest::prop_assert_eq!(seen, want);
+        }
+    }
+}
+
 #[test]
 fn poison_refuses_everything() {
     let t = quick_dir();
