@@ -1,6 +1,7 @@
 //! The I/O server's operations, asked as `server-core` asks them, over memory and over a disk.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 mod model;
+mod repeat;
 mod rig;
 
 use pvfs2_bmi::buf::PooledBuf;

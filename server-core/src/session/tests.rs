@@ -106,3 +106,19 @@ fn grace_ends_with_time() {
     assert_eq!(t.tick(500), (vec![], false));
     assert_eq!(t.tick(1_001), (vec![99], true));
 }
+
+#[test]
+fn a_refusal_that_asks_to_come_again_is_not_kept() {
+    let mut t = volatile();
+    t.hello(&hello(7, 0), 99, 0).unwrap();
+    assert!(executes(t.admit(99, 0, 1, 0)));
+    let Admission::Wait(mut waits) = t.admit(99, 0, 1, 0) else { panic!("it is under way") };
+    t.complete(99, 0, 1, Bytes::from_static(b"busy"));
+    t.reopen(99, 0, 1);
+    assert_eq!(waits.try_recv().unwrap(), "busy", "who waited hears it, and asks again");
+    assert!(executes(t.admit(99, 0, 1, 0)));
+    t.reopen(99, 0, 1);
+    t.complete(99, 0, 1, Bytes::from_static(b"done"));
+    t.reopen(99, 0, 2);
+    assert!(matches!(t.admit(99, 0, 1, 0), Admission::Kept(r) if r == "done"));
+}
