@@ -148,7 +148,12 @@ mod tests {
         for sub in Cli::command().get_subcommands() {
             assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
             for arg in sub.get_arguments().filter(|a| !a.is_hide_set()) {
-                assert!(arg.get_help().is_some(), "{} {} has no help", sub.get_name(), arg.get_id());
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {} has no help",
+                    sub.get_name(),
+                    arg.get_id()
+                );
             }
         }
     }
@@ -163,13 +168,17 @@ mod tests {
         ] {
             let cli = parse_words(words).unwrap_or_else(|e| panic!("{words}: {e}"));
             let Command::Mount(m) = cli.command else { panic!("{words} is no mount") };
-            assert_eq!((m.spec.as_str(), m.dir.as_path()), ("tcp://h:3334/fs", Path::new("/mnt/x")));
+            assert_eq!(
+                (m.spec.as_str(), m.dir.as_path()),
+                ("tcp://h:3334/fs", Path::new("/mnt/x"))
+            );
             let joined = m.options.join(",");
             assert_eq!(joined, "rw,noatime", "{words}");
             assert_eq!((m.sloppy, m.verbose), (words.contains("-sv"), words.contains("-sv")));
             assert!(!m.fake && !m.foreground);
         }
-        let Command::Mount(m) = parse_words("mount.pvfs2 tcp://h:1/f /d -f").unwrap().command else {
+        let Command::Mount(m) = parse_words("mount.pvfs2 tcp://h:1/f /d -f").unwrap().command
+        else {
             panic!("no mount")
         };
         assert!(m.fake, "-f of a mount helper means fake, not foreground");
@@ -183,8 +192,13 @@ mod tests {
         assert_eq!((q.meta, q.io, q.strip_size), (Some(2), Some(3), Some(65_536)));
         assert!(q.processes && q.detach && !q.stop);
         assert_eq!(q.options.join(","), "ro,acache-ms=0,allow_other");
-        let Command::Quickstart(q) = parse_words("pvfs2 quickstart").unwrap().command else { panic!() };
-        assert_eq!((q.data.as_path(), q.mount.as_path()), (Path::new("./pvfs2-data"), Path::new("/mnt/pvfs2")));
+        let Command::Quickstart(q) = parse_words("pvfs2 quickstart").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(
+            (q.data.as_path(), q.mount.as_path()),
+            (Path::new("./pvfs2-data"), Path::new("/mnt/pvfs2"))
+        );
         for bad in ["--io 0", "--strip-size x", "--detach --stop", "--meta 300"] {
             assert!(parse_words(&format!("pvfs2 quickstart {bad}")).is_err(), "{bad}");
         }

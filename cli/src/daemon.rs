@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -34,8 +35,18 @@ impl Started {
     /// # Errors
     /// When the program or its log cannot be opened.
     pub fn spawn(args: impl IntoIterator<Item = OsString>, log: &Path) -> Result<Started> {
+        Started::spawn_as(OsString::from("pvfs2"), args, log)
+    }
+
+    /// As [`Started::spawn`] under another name, which decides the face it shows (`mount.pvfs2`).
+    fn spawn_as(
+        name: OsString,
+        args: impl IntoIterator<Item = OsString>,
+        log: &Path,
+    ) -> Result<Started> {
         let exe = std::env::current_exe().context("cannot find this program's own file")?;
         let child = Command::new(exe)
+            .arg0(name)
             .args(args)
             .env(ENV, "1")
             .stdin(Stdio::null())
@@ -86,8 +97,9 @@ impl Started {
 /// # Errors
 /// As [`Started::spawn`] and [`Started::wait_ready`].
 pub fn detach(log: &Path) -> Result<()> {
-    let child = Started::spawn(std::env::args_os().skip(1), log)?;
-    child.wait_ready(|line| crate::output::line(line))?;
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_else(|| "pvfs2".into());
+    Started::spawn_as(name, args, log)?.wait_ready(|line| crate::output::line(line))?;
     Ok(())
 }
 

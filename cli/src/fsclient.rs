@@ -246,9 +246,9 @@ fn find_root(
     spec: &MountSpec,
     options: &MountOptions,
 ) -> Result<Handle> {
-    let below = Path::new(&spec.subdir).join(options.subdir.as_deref().map_or(Path::new(""), |s| {
-        s.strip_prefix("/").unwrap_or(s)
-    }));
+    let below = Path::new(&spec.subdir).join(
+        options.subdir.as_deref().map_or(Path::new(""), |s| s.strip_prefix("/").unwrap_or(s)),
+    );
     // Asking for the root too shows, before anything is mounted, whether its server answers.
     let path = below.as_os_str().as_bytes();
     let lookup = LookupPath::new(Handle::ROOT, path, true);

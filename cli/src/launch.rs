@@ -83,7 +83,8 @@ impl RunningServer {
         let _ = self.shutdown.send(true);
         let mut first = Ok(());
         for thread in self.threads.drain(..) {
-            let ended = thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of the server panicked")));
+            let ended =
+                thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of the server panicked")));
             first = first.and(ended);
         }
         let closed = self.space.close().context("cannot close the storage space");
@@ -108,7 +109,10 @@ pub fn format(cluster: &Cluster, alias: &str) -> Result<()> {
     let dir = cluster.storage_of(server);
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent).with_context(|| {
-            format!("cannot make {}; is the disk there, and may this user write to it?", parent.display())
+            format!(
+                "cannot make {}; is the disk there, and may this user write to it?",
+                parent.display()
+            )
         })?;
     }
     StorageSpace::format(&dir, &format_info(cluster, id, alias))?;
@@ -265,7 +269,10 @@ impl Ready {
     }
 }
 
-fn service_config(shared: &Shared, durable: Option<pvfs2_server_core::session::DurableSessions>) -> ServiceConfig {
+fn service_config(
+    shared: &Shared,
+    durable: Option<pvfs2_server_core::session::DurableSessions>,
+) -> ServiceConfig {
     ServiceConfig {
         server: shared.id,
         map: shared.map.clone(),
@@ -350,7 +357,8 @@ fn start_meta(
                 async move { io.background(shutdown).await }
             });
             let handler = Arc::new(CombinedHandler { meta: meta.clone(), io: io.clone() });
-            run_meta(&shared, listeners, questions, SessionService::new(handler, services)?, ready).await;
+            run_meta(&shared, listeners, questions, SessionService::new(handler, services)?, ready)
+                .await;
             let _ = background.await;
             io.shutdown().await?;
         } else {
@@ -378,7 +386,11 @@ async fn run_meta<H: OpHandler>(
 }
 
 /// Serves all addresses on this loop until the server is told to stop.
-async fn serve_all<H: OpHandler>(shared: &Shared, listeners: Vec<Listener>, service: Arc<SessionService<H>>) {
+async fn serve_all<H: OpHandler>(
+    shared: &Shared,
+    listeners: Vec<Listener>,
+    service: Arc<SessionService<H>>,
+) {
     let tasks: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
@@ -398,7 +410,10 @@ async fn serve_all<H: OpHandler>(shared: &Shared, listeners: Vec<Listener>, serv
 }
 
 /// Answers the management service's questions on the server's own loop, where its numbers live.
-async fn answer<H: OpHandler>(service: Arc<SessionService<H>>, mut questions: mpsc::UnboundedReceiver<Question>) {
+async fn answer<H: OpHandler>(
+    service: Arc<SessionService<H>>,
+    mut questions: mpsc::UnboundedReceiver<Question>,
+) {
     while let Some(question) = questions.recv().await {
         let mut gauges = service.handler().gauges();
         gauges.push((names::SESSIONS, service.session_count() as u64));

@@ -19,7 +19,8 @@ impl StopSignals {
     /// # Errors
     /// When the system refuses.
     pub fn catch() -> Result<StopSignals> {
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
         let guard = runtime.enter();
         let one = |kind| signal(kind).context("cannot catch signals");
         let (int, term) = (one(SignalKind::interrupt())?, one(SignalKind::terminate())?);

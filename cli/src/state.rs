@@ -249,7 +249,8 @@ mod tests {
         let data = DataDir::new(dir.path()).unwrap();
         let lock = data.lock().unwrap();
         assert!(data.try_lock().unwrap().is_none());
-        data.write_state(&State { process: ProcessId::me(), mounts: vec!["/mnt/x".into()] }).unwrap();
+        data.write_state(&State { process: ProcessId::me(), mounts: vec!["/mnt/x".into()] })
+            .unwrap();
         let e = data.lock().err().unwrap().to_string();
         assert!(e.contains("already runs") && e.contains("--stop") && e.contains("/mnt/x"), "{e}");
         drop(lock);

@@ -21,10 +21,6 @@ impl Target {
     fn one(spec: &str) -> Result<Target> {
         Ok(Target { specs: vec![spec.parse()?] })
     }
-    /// For messages.
-    pub fn show(&self) -> String {
-        self.specs.first().map(ToString::to_string).unwrap_or_default()
-    }
 }
 
 /// A path as a tool was given it.
@@ -144,7 +140,9 @@ fn from_name(named: &str) -> Result<Target> {
         return Target::one(named);
     }
     let path = Path::new(named);
-    if let Some(mount) = mounts::on(&mounts::lexical(path)?)?.filter(|m| m.fs_type == mounts::FS_TYPE) {
+    if let Some(mount) =
+        mounts::on(&mounts::lexical(path)?)?.filter(|m| m.fs_type == mounts::FS_TYPE)
+    {
         return Target::one(&mount.source);
     }
     let file = if path.is_dir() { path.join("cluster.toml") } else { path.to_owned() };
@@ -191,14 +189,18 @@ mod tests {
 
     #[test]
     fn names_of_all_kinds_are_understood() {
-        assert_eq!(from_name("tcp://h:3334/fs").unwrap().show(), "tcp://h:3334/fs");
+        let spec = |t: Target| t.specs[0].to_string();
+        assert_eq!(spec(from_name("tcp://h:3334/fs").unwrap()), "tcp://h:3334/fs");
         let e = from_name("/nonexistent").unwrap_err().to_string();
         assert!(e.contains("neither a spec"), "{e}");
         let args = FsArgs { fs: Some("tcp://h:3334/fs".into()), ..Default::default() };
         let (path, target) = resolve(&args, OsStr::new("pvfs2:/a//b/../c")).unwrap();
         assert_eq!(path, FilePath::Remote(b"a/c".to_vec()));
-        assert_eq!(target.unwrap().show(), "tcp://h:3334/fs");
-        assert_eq!(resolve(&args, OsStr::new("/etc/passwd")).unwrap().0, FilePath::Local("/etc/passwd".into()));
+        assert_eq!(spec(target.unwrap()), "tcp://h:3334/fs");
+        assert_eq!(
+            resolve(&args, OsStr::new("/etc/passwd")).unwrap().0,
+            FilePath::Local("/etc/passwd".into())
+        );
         assert_eq!(resolve_remote(&args, OsStr::new("/etc/passwd")).unwrap().0, b"etc/passwd");
         assert_eq!(clean(b"/../.././"), b"");
     }

@@ -39,7 +39,12 @@ pub struct Transfer<'a> {
 
 impl<'a> Transfer<'a> {
     /// `threads` workers (default: one per core, at most 4) with buffers of `piece_bytes`.
-    pub fn new(fs: &'a Fs, threads: Option<u32>, piece_bytes: u64, progress: &'a Progress) -> Transfer<'a> {
+    pub fn new(
+        fs: &'a Fs,
+        threads: Option<u32>,
+        piece_bytes: u64,
+        progress: &'a Progress,
+    ) -> Transfer<'a> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
         Transfer {
             fs,
@@ -148,7 +153,8 @@ impl Worker<'_> {
             }
             End::Remote(file) => {
                 let mut op = self.fs.op();
-                let reading = read_into(&self.fs.client, &self.net, &mut op, file, logical_offset, buf);
+                let reading =
+                    read_into(&self.fs.client, &self.net, &mut op, file, logical_offset, buf);
                 match drive_now(reading)? {
                     Lent::Done(n) => Ok(n),
                     Lent::Stalled(machine) => {
@@ -168,7 +174,15 @@ impl Worker<'_> {
             End::Remote(file) => {
                 let mut op = self.fs.op();
                 let (client, net) = (&self.fs.client, &self.net);
-                let written = match drive_now(write_from(client, net, &mut op, file, logical_offset, data, false))? {
+                let written = match drive_now(write_from(
+                    client,
+                    net,
+                    &mut op,
+                    file,
+                    logical_offset,
+                    data,
+                    false,
+                ))? {
                     Lent::Done(n) => n,
                     Lent::Stalled(machine) => self.fs.background.run_op(machine, op)?,
                 };
@@ -250,9 +264,12 @@ fn show(shared: &Shared, began: Instant) {
         let rate = (bytes - last) as f64 / now.duration_since(last_at).as_secs_f64().max(1e-3);
         (last, last_at) = (bytes, now);
         // Without the total of a tree the bar only shows that it moves.
-        let bar: String = (0..WIDTH).map(|i| if (i + WIDTH - tick % WIDTH) % WIDTH < 6 { '=' } else { ' ' }).collect();
+        let bar: String = (0..WIDTH)
+            .map(|i| if (i + WIDTH - tick % WIDTH) % WIDTH < 6 { '=' } else { ' ' })
+            .collect();
         tick += 1;
-        let line = format!("\r[{bar}] {:>10}  {:>10}/s ", human_bytes(bytes), human_bytes(rate as u64));
+        let line =
+            format!("\r[{bar}] {:>10}  {:>10}/s ", human_bytes(bytes), human_bytes(rate as u64));
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
     let _ = std::io::stderr().write_all(b"\r\x1b[K");

@@ -151,11 +151,7 @@ fn every_fault_is_named_with_line_and_remedy() {
             "meta_range = \"all\"",
             &["no range of handles", "FIRST-LAST"],
         ),
-        (
-            "meta_range = \"0x10000000000-",
-            "meta_range = \"0x5-",
-            &["overlaps", "meta1"],
-        ),
+        ("meta_range = \"0x10000000000-", "meta_range = \"0x5-", &["overlaps", "meta1"]),
         (
             "num_datafiles = 2",
             "num_datafiles = 3",

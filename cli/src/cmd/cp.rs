@@ -133,7 +133,9 @@ pub fn run(args: CpArgs) -> Result<()> {
         });
     }
     let Some(target) = targets.first() else {
-        bail!("none of these paths is in PVFS2; use cp, or name one as pvfs2:/PATH or below a mount");
+        bail!(
+            "none of these paths is in PVFS2; use cp, or name one as pvfs2:/PATH or below a mount"
+        );
     };
     let fs = Fs::open(&args.fs, target)?;
     let checked = same_file_system(&args.fs, &fs, &targets);
@@ -154,9 +156,14 @@ fn same_file_system(args: &FsArgs, fs: &Fs, targets: &[Target]) -> Result<()> {
         if seen.contains(&other) {
             continue;
         }
-        let map = crate::fsclient::runtime()?.block_on(crate::fsclient::fetch_map(other, key.as_ref()))?;
+        let map = crate::fsclient::runtime()?
+            .block_on(crate::fsclient::fetch_map(other, key.as_ref()))?;
         if map.fs_id != fs.map().fs_id {
-            bail!("the paths lie in two file systems ({} and {}); copy in two steps", fs.map().fs_name, map.fs_name);
+            bail!(
+                "the paths lie in two file systems ({} and {}); copy in two steps",
+                fs.map().fs_name,
+                map.fs_name
+            );
         }
         seen.push(other);
     }
@@ -164,13 +171,20 @@ fn same_file_system(args: &FsArgs, fs: &Fs, targets: &[Target]) -> Result<()> {
 }
 
 fn copy_all(fs: &Fs, args: &CpArgs, places: &[Place]) -> Result<Summary> {
-    let Some((to, sources)) = places.split_last() else { bail!("cp needs a source and a destination") };
+    let Some((to, sources)) = places.split_last() else {
+        bail!("cp needs a source and a destination")
+    };
     let into_dir = look(fs, to, true)?.is_some_and(|f| f.kind == Kind::Dir);
     if sources.len() > 1 && !into_dir {
         bail!("{} is no directory; several sources need one", to.show());
     }
     let progress = Progress::start(!args.quiet);
-    let mut job = Job { fs, args, transfer: Transfer::new(fs, args.threads, args.buffer_size, &progress), summary: Summary::default() };
+    let mut job = Job {
+        fs,
+        args,
+        transfer: Transfer::new(fs, args.threads, args.buffer_size, &progress),
+        summary: Summary::default(),
+    };
     for from in sources {
         let to = if into_dir { to.join(&from.name()) } else { to.clone() };
         job.copy(from, &to, !args.recursive)?;
@@ -181,7 +195,10 @@ fn copy_all(fs: &Fs, args: &CpArgs, places: &[Place]) -> Result<Summary> {
     if !args.quiet && !args.fs.json && progress.is_shown() {
         eprintln!(
             "{} files, {} in {:.2} s ({}/s)",
-            summary.files, human_bytes(summary.bytes), summary.seconds, human_bytes(summary.bytes_per_second)
+            summary.files,
+            human_bytes(summary.bytes),
+            summary.seconds,
+            human_bytes(summary.bytes_per_second)
         );
     }
     Ok(summary)
@@ -314,7 +331,9 @@ impl Job<'_> {
                 let (dir, name) = self.parent(p)?;
                 let create = Create::open(dir, name, mode & !umask(), (false, true), false, true);
                 let made = self.fs.run(create).map_err(|e| at(p, e))?;
-                made.file.map(End::Remote).with_context(|| format!("{} was made but not opened", to.show()))
+                made.file
+                    .map(End::Remote)
+                    .with_context(|| format!("{} was made but not opened", to.show()))
             }
         }
     }
@@ -322,9 +341,11 @@ impl Job<'_> {
     fn sync(&self, sink: &End, to: &Place) -> Result<()> {
         match sink {
             End::Local(file) => file.sync_all().with_context(|| to.show()),
-            End::Remote(file) => {
-                self.fs.run(Fsync::file(file.clone())).map(drop).map_err(|e| anyhow::Error::from(e).context(to.show()))
-            }
+            End::Remote(file) => self
+                .fs
+                .run(Fsync::file(file.clone()))
+                .map(drop)
+                .map_err(|e| anyhow::Error::from(e).context(to.show())),
         }
     }
 
@@ -350,7 +371,9 @@ impl Job<'_> {
         }
         match to {
             Place::Remote(p) => self.set(p, found.mode & 0o7777, Some(found)),
-            Place::Local(p) => keep_local(p, found).with_context(|| format!("attributes of {}", p.display())),
+            Place::Local(p) => {
+                keep_local(p, found).with_context(|| format!("attributes of {}", p.display()))
+            }
         }
     }
 
@@ -390,7 +413,9 @@ fn keep_local(path: &Path, found: &Found) -> std::io::Result<()> {
         std::os::unix::fs::chown(path, Some(found.uid), Some(found.gid))?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(found.mode & 0o7777))?;
-    let times = std::fs::FileTimes::new().set_accessed(time(found.atime_ns)).set_modified(time(found.mtime_ns));
+    let times = std::fs::FileTimes::new()
+        .set_accessed(time(found.atime_ns))
+        .set_modified(time(found.mtime_ns));
     File::open(path)?.set_times(times)
 }
 
@@ -459,7 +484,9 @@ fn names(fs: &Fs, dir: &Place, found: &Found) -> Result<Vec<Vec<u8>>> {
     match dir {
         Place::Local(p) => {
             let mut names = Vec::new();
-            for entry in std::fs::read_dir(p).with_context(|| format!("cannot list {}", p.display()))? {
+            for entry in
+                std::fs::read_dir(p).with_context(|| format!("cannot list {}", p.display()))?
+            {
                 names.push(entry.with_context(|| p.display().to_string())?.file_name().into_vec());
             }
             names.sort();

@@ -71,7 +71,10 @@ pub fn run(args: GenconfigArgs) -> Result<()> {
             }
             crate::state::write_atomically(path, text.as_bytes())?;
             eprintln!("wrote {}: servers {}", path.display(), cluster.aliases());
-            eprintln!("next, on each server's host: pvfs2 mkfs --config {0} --alias ALIAS; pvfs2 server --config {0} --alias ALIAS", path.display());
+            eprintln!(
+                "next, on each server's host: pvfs2 mkfs --config {0} --alias ALIAS; pvfs2 server --config {0} --alias ALIAS",
+                path.display()
+            );
         }
     }
     if let Some(key) = cluster.key_path() {
@@ -90,11 +93,16 @@ fn make_key(path: &Path) -> Result<()> {
             ClusterKey::from_file(path)?;
             return Ok(());
         }
-        Err(e) => return Err(e).with_context(|| format!("cannot make the key file {}", path.display())),
+        Err(e) => {
+            return Err(e).with_context(|| format!("cannot make the key file {}", path.display()));
+        }
     };
     writeln!(file, "{}", ClusterKey::generate().to_hex())
         .with_context(|| format!("cannot write the key file {}", path.display()))?;
-    eprintln!("made the key {}: copy it to every host, readable by the servers and by root only", path.display());
+    eprintln!(
+        "made the key {}: copy it to every host, readable by the servers and by root only",
+        path.display()
+    );
     Ok(())
 }
 
@@ -104,7 +112,8 @@ fn build(args: &GenconfigArgs) -> Result<Cluster> {
     for (list, is_meta) in [(&args.meta, true), (&args.io, false)] {
         for (k, text) in list.iter().enumerate() {
             let address = full_address(text, &mut ports);
-            let same = servers.iter_mut().find(|s| s.addresses.contains(&address) && s.meta && !is_meta);
+            let same =
+                servers.iter_mut().find(|s| s.addresses.contains(&address) && s.meta && !is_meta);
             if let Some(both) = same {
                 both.io = true;
                 continue;
@@ -179,13 +188,22 @@ mod tests {
 
     #[test]
     fn ports_and_roles_follow_from_the_addresses() {
-        let c = build_words("--meta localhost --io localhost --io localhost --strip-size 128K").unwrap();
+        let c = build_words("--meta localhost --io localhost --io localhost --strip-size 128K")
+            .unwrap();
         let addresses: Vec<&str> = c.servers.iter().map(|s| s.addresses[0].as_str()).collect();
-        assert_eq!(addresses, ["tcp://localhost:3334", "tcp://localhost:3335", "tcp://localhost:3336"]);
+        assert_eq!(
+            addresses,
+            ["tcp://localhost:3334", "tcp://localhost:3335", "tcp://localhost:3336"]
+        );
         assert_eq!(c.servers[2].management.as_deref(), Some("http://localhost:4336"));
-        assert_eq!((c.aliases().as_str(), c.defaults.dist.strip_size), ("meta0, io0, io1", 131_072));
+        assert_eq!(
+            (c.aliases().as_str(), c.defaults.dist.strip_size),
+            ("meta0, io0, io1", 131_072)
+        );
 
-        let c = build_words("--meta localhost:9 --io localhost:9 --io [::1]:8 --management-offset 0").unwrap();
+        let c =
+            build_words("--meta localhost:9 --io localhost:9 --io [::1]:8 --management-offset 0")
+                .unwrap();
         assert_eq!((c.servers[0].roles(), c.servers[1].roles()), ("meta,io", "io"));
         assert_eq!((c.servers.len(), c.servers[0].management.clone()), (2, None));
         let again = Cluster::parse(&c.to_toml(), "t", &c.dir).unwrap();

@@ -38,7 +38,10 @@ pub fn run(args: MkfsArgs) -> Result<()> {
             bail!("the cluster file names no server '{alias}'; it has {}", cluster.aliases());
         };
         launch::format(&cluster, alias)?;
-        output::line(format!("{alias}: made the storage space {}", cluster.storage_of(server).display()))?;
+        output::line(format!(
+            "{alias}: made the storage space {}",
+            cluster.storage_of(server).display()
+        ))?;
     }
     Ok(())
 }

@@ -22,7 +22,8 @@ pub mod viewdist;
 /// # Errors
 /// The subcommand's, with a sentence that says what to do.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let long_lived = matches!(cli.command, Command::Server(_) | Command::Mount(_) | Command::Quickstart(_));
+    let long_lived =
+        matches!(cli.command, Command::Server(_) | Command::Mount(_) | Command::Quickstart(_));
     let quiet = matches!(&cli.command, Command::Quickstart(_)) && !crate::daemon::is_detached();
     start_logging(cli.log_level.as_deref(), if long_lived && !quiet { "info" } else { "warn" });
     match cli.command {

@@ -89,7 +89,9 @@ fn choose(map: &ClusterMap, only: &[String]) -> Result<Vec<(String, String)>> {
         .map(|s| (s.alias.clone(), s.management.clone()))
         .collect();
     if asked.is_empty() {
-        bail!("no server has a management service; add management = \"http://HOST:PORT\" to the cluster file");
+        bail!(
+            "no server has a management service; add management = \"http://HOST:PORT\" to the cluster file"
+        );
     }
     Ok(asked)
 }
@@ -147,8 +149,16 @@ fn print(args: &PerfMonArgs, rows: &[Row]) -> Result<()> {
     for r in rows {
         output::line(format!(
             "{:<10} {:<14} {:>9} {:>6} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>11} {:>11}",
-            r.server, r.op, r.count, r.errors, r.mean_us, r.p50_us, r.p99_us, r.max_us,
-            output::human_bytes(r.bytes_in), output::human_bytes(r.bytes_out)
+            r.server,
+            r.op,
+            r.count,
+            r.errors,
+            r.mean_us,
+            r.p50_us,
+            r.p99_us,
+            r.max_us,
+            output::human_bytes(r.bytes_in),
+            output::human_bytes(r.bytes_out)
         ))?;
     }
     Ok(())
@@ -160,7 +170,12 @@ mod tests {
 
     #[test]
     fn differences_survive_a_restart() {
-        let c = |count, sum_ns| OpCounters { op: "io_read".into(), count, sum_ns, ..Default::default() };
+        let c = |count, sum_ns| OpCounters {
+            op: "io_read".into(),
+            count,
+            sum_ns,
+            ..Default::default()
+        };
         let row = since("io1", &c(10, 5_000), Some(&c(8, 1_000))).unwrap();
         assert_eq!((row.count, row.mean_us), (2, 2.0));
         assert_eq!(since("io1", &c(3, 3_000), Some(&c(8, 1_000))).unwrap().count, 3);

@@ -103,7 +103,9 @@ async fn ask(entry: &ServerEntry, key: Option<&ClusterKey>, limit: Duration) -> 
                 return row;
             }
             Ok(Err(e)) => row.error = Some(e.detail.into_owned()),
-            Err(_) => row.error = Some(format!("{address}: no answer within {} ms", limit.as_millis())),
+            Err(_) => {
+                row.error = Some(format!("{address}: no answer within {} ms", limit.as_millis()))
+            }
         }
     }
     row

@@ -84,7 +84,8 @@ fn quickstart_pid_file(config: &Path, alias: &str) -> Option<PathBuf> {
 }
 
 fn end_with(parent: i32) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::TERM)).context("cannot tie this server to its parent")?;
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .context("cannot tie this server to its parent")?;
     // The parent may have ended before the line above.
     if getppid() != Pid::from_raw(parent) {
         bail!("the parent process {parent} is gone");

@@ -97,14 +97,23 @@ fn show(path: &[u8], attr: &Attr, map: &ClusterMap) -> Shown {
         birth: time_text(attr.crtime_ns),
         stuffed: attr.has(AttrFlags::STUFFED),
         metadata_server: server.map_or("?", |s| map.alias(s)).to_owned(),
-        distribution: attr.layout.as_ref().map(|l| format!("{} {}", l.dist.name(), l.dist.params())),
+        distribution: attr
+            .layout
+            .as_ref()
+            .map(|l| format!("{} {}", l.dist.name(), l.dist.params())),
         datafiles: attr.layout.as_ref().map_or(0, |l| l.datahandles.len()),
     }
 }
 
 fn print(s: &Shown) -> Result<()> {
     output::line(format!("  file: {}", s.path))?;
-    output::line(format!("  {}, {} bytes ({}), {} link(s)", s.kind, s.size, human_bytes(s.size), s.nlink))?;
+    output::line(format!(
+        "  {}, {} bytes ({}), {} link(s)",
+        s.kind,
+        s.size,
+        human_bytes(s.size),
+        s.nlink
+    ))?;
     output::line(format!("  {}  uid {}  gid {}", s.mode, s.uid, s.gid))?;
     output::line(format!("  handle {} on {}", s.handle, s.metadata_server))?;
     match &s.distribution {
@@ -112,7 +121,9 @@ fn print(s: &Shown) -> Result<()> {
         None if s.stuffed => output::line("  stuffed: its bytes live with its metafile")?,
         None => {}
     }
-    for (name, time) in [("access", &s.atime), ("modify", &s.mtime), ("change", &s.ctime), ("birth", &s.birth)] {
+    for (name, time) in
+        [("access", &s.atime), ("modify", &s.mtime), ("change", &s.ctime), ("birth", &s.birth)]
+    {
         output::line(format!("  {name}: {time} UTC"))?;
     }
     Ok(())

@@ -58,12 +58,19 @@ pub fn run(args: StatfsArgs) -> Result<()> {
     }
     output::line(format!(
         "{}: {} free of {}, {} objects",
-        shown.file_system, human_bytes(shown.bytes_free), human_bytes(shown.bytes_total), shown.handles_used
+        shown.file_system,
+        human_bytes(shown.bytes_free),
+        human_bytes(shown.bytes_total),
+        shown.handles_used
     ))?;
     for r in &shown.servers {
         output::line(format!(
             "  {:<10} {:<5} {:>12} free of {:>12}, {} {}",
-            r.alias, r.role, human_bytes(r.bytes_free), human_bytes(r.bytes_total), r.objects,
+            r.alias,
+            r.role,
+            human_bytes(r.bytes_free),
+            human_bytes(r.bytes_total),
+            r.objects,
             if r.role == "io" { "datafiles" } else { "objects" }
         ))?;
     }

@@ -34,8 +34,13 @@ pub fn run(args: UmountArgs) -> Result<()> {
     };
     match mounts::on(&dir)? {
         Some(m) if m.fs_type == mounts::FS_TYPE => {}
-        Some(m) => bail!("{} is a mount of type {}, not ours; use umount(8)", dir.display(), m.fs_type),
-        None => bail!("nothing is mounted on {}; `grep pvfs2 /proc/mounts` shows what is", dir.display()),
+        Some(m) => {
+            bail!("{} is a mount of type {}, not ours; use umount(8)", dir.display(), m.fs_type)
+        }
+        None => bail!(
+            "nothing is mounted on {}; `grep pvfs2 /proc/mounts` shows what is",
+            dir.display()
+        ),
     }
     unmount(&dir, args.lazy)
 }
@@ -63,7 +68,8 @@ pub fn unmount(dir: &std::path::Path, lazy: bool) -> Result<()> {
     if lazy {
         command.arg("-z");
     }
-    let out = command.arg("--").arg(dir).output().context("cannot run fusermount3; install fuse3")?;
+    let out =
+        command.arg("--").arg(dir).output().context("cannot run fusermount3; install fuse3")?;
     if !out.status.success() {
         bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
     }

@@ -155,17 +155,31 @@ fn strips(dist: &Dist, num_datafiles: u32, size: u64, max: usize) -> Vec<Strip> 
 fn print(s: &Shown, attr: &Attr) -> Result<()> {
     output::line(format!(
         "{}: {} bytes ({}), metafile {} on {}",
-        s.path, s.size, human_bytes(s.size), s.metahandle, s.metadata_server
+        s.path,
+        s.size,
+        human_bytes(s.size),
+        s.metahandle,
+        s.metadata_server
     ))?;
     let Some(layout) = &attr.layout else {
-        let why = if s.stuffed { "stuffed: its bytes live with its metafile" } else { "no datafiles yet" };
+        let why = if s.stuffed {
+            "stuffed: its bytes live with its metafile"
+        } else {
+            "no datafiles yet"
+        };
         output::line(format!("{why}; there is nothing on the I/O servers"))?;
         return Ok(());
     };
     output::line(format!("{} {}", layout.dist.name(), layout.dist.params()))?;
-    output::line(format!("{:>4}  {:<10} {:<18} {:>14} {:>8}", "", "server", "datahandle", "bytes", "strips"))?;
+    output::line(format!(
+        "{:>4}  {:<10} {:<18} {:>14} {:>8}",
+        "", "server", "datahandle", "bytes", "strips"
+    ))?;
     for d in &s.datafiles {
-        output::line(format!("{:>4}  {:<10} {:<18} {:>14} {:>8}", d.index, d.server, d.datahandle, d.bytes, d.strips))?;
+        output::line(format!(
+            "{:>4}  {:<10} {:<18} {:>14} {:>8}",
+            d.index, d.server, d.datahandle, d.bytes, d.strips
+        ))?;
     }
     for line in map_lines(s, &layout.dist) {
         output::line(line)?;
@@ -185,7 +199,8 @@ fn map_lines(s: &Shown, dist: &Dist) -> Vec<String> {
     let width = shown.iter().map(|p| alias(p.datafile).len()).max().unwrap_or(3);
     let mut lines = vec!["strips in the order of the file:".to_owned()];
     for row in shown.chunks(columns) {
-        let cells: Vec<String> = row.iter().map(|p| format!("{:<width$}", alias(p.datafile))).collect();
+        let cells: Vec<String> =
+            row.iter().map(|p| format!("{:<width$}", alias(p.datafile))).collect();
         let first = row.first().map_or(0, |p| p.logical_offset);
         lines.push(format!("{first:>14} |{}|", cells.join("|")));
     }
@@ -203,7 +218,8 @@ mod tests {
 
     fn shown(dist: Dist, n: u64, size: u64) -> (Shown, Dist) {
         let map = ClusterMap::default();
-        let layout = FileLayout { dist: dist.clone(), datahandles: (0..n).map(|i| (1 << 56) + i).collect() };
+        let layout =
+            FileLayout { dist: dist.clone(), datahandles: (0..n).map(|i| (1 << 56) + i).collect() };
         let attr = Attr { size, layout: Some(layout), ..Default::default() };
         (show(b"a/b", &attr, &map), dist)
     }
@@ -214,14 +230,24 @@ mod tests {
             (Dist::simple_stripe(100), 3),
             (Dist::parse("basic_dist", "").unwrap(), 1),
             (Dist::parse("varstrip_dist", "strips:0:50;1:70;0:30").unwrap(), 2),
-            (Dist::parse("twod_stripe", "num_groups:2,strip_size:10,group_strip_factor:3").unwrap(), 4),
+            (
+                Dist::parse("twod_stripe", "num_groups:2,strip_size:10,group_strip_factor:3")
+                    .unwrap(),
+                4,
+            ),
         ] {
             for size in [0, 1, 99, 100, 101, 1000, 1234] {
                 let (s, dist) = shown(dist.clone(), n, size);
-                assert_eq!(s.datafiles.iter().map(|d| d.bytes).sum::<u64>(), size, "{}", dist.name());
+                assert_eq!(
+                    s.datafiles.iter().map(|d| d.bytes).sum::<u64>(),
+                    size,
+                    "{}",
+                    dist.name()
+                );
                 let walked = strips(&dist, n as u32, size, usize::MAX);
                 for d in &s.datafiles {
-                    let count = walked.iter().filter(|p| p.datafile as usize == d.index).count() as u64;
+                    let count =
+                        walked.iter().filter(|p| p.datafile as usize == d.index).count() as u64;
                     assert_eq!(d.strips, count, "{} of {size} on {}", dist.name(), d.index);
                 }
             }
@@ -233,7 +259,9 @@ mod tests {
         let (s, dist) = shown(Dist::simple_stripe(10), 4, 95);
         let lines = map_lines(&s, &dist);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(lines[1].trim_start().starts_with("0 |") && lines[2].trim_start().starts_with("80 |"));
+        assert!(
+            lines[1].trim_start().starts_with("0 |") && lines[2].trim_start().starts_with("80 |")
+        );
         let (s, dist) = shown(Dist::simple_stripe(10), 4, 1 << 20);
         assert!(map_lines(&s, &dist).last().unwrap().contains("up to byte 1048576"));
     }

@@ -69,7 +69,11 @@ pub fn prepare(data: &DataDir, wish: &Wish) -> Result<(Cluster, Vec<String>)> {
     }
     std::fs::rename(data.new_cluster_file(), data.cluster_file())
         .with_context(|| format!("cannot write {}", data.cluster_file().display()))?;
-    let line = format!("first start: formatted {} storage spaces in {}", cluster.servers.len(), data.root.display());
+    let line = format!(
+        "first start: formatted {} storage spaces in {}",
+        cluster.servers.len(),
+        data.root.display()
+    );
     Ok((cluster, vec![line]))
 }
 
@@ -113,7 +117,8 @@ fn first(data: &DataDir, wish: &Wish) -> Result<Cluster> {
 fn addresses(data: &DataDir, fs_id: u64, alias: &str, port: u16) -> Vec<String> {
     let mut out = Vec::new();
     let near = data.run().join(format!("{alias}.sock"));
-    let far = std::env::temp_dir().join(format!("pvfs2-{fs_id:016x}")).join(format!("{alias}.sock"));
+    let far =
+        std::env::temp_dir().join(format!("pvfs2-{fs_id:016x}")).join(format!("{alias}.sock"));
     let fits = |p: &PathBuf| p.to_str().is_some_and(|s| s.len() <= UNIX_PATH_MAX);
     if let Some(socket) = [near, far].into_iter().find(fits) {
         out.push(format!("unix://{}", socket.display()));
@@ -151,7 +156,10 @@ fn refresh(data: &DataDir, mut cluster: Cluster, wish: &Wish) -> Result<(Cluster
         let old = server.addresses.iter().find_map(|a| port_of(a)).unwrap_or(DEFAULT_PORT);
         let port = ports.take(old)?;
         if port != old {
-            news.push(format!("port {old} is taken: {} listens on {port} from now on", server.alias));
+            news.push(format!(
+                "port {old} is taken: {} listens on {port} from now on",
+                server.alias
+            ));
         }
         server.addresses = addresses(data, fs_id, &server.alias, port);
         if let Some(old) = server.management.as_deref().and_then(port_of) {
@@ -181,9 +189,9 @@ impl Ports {
     /// `preferred` when it is free, else another.
     fn take(&mut self, preferred: u16) -> Result<u16> {
         let bind = |port: u16| TcpListener::bind(("127.0.0.1", port));
-        let listener = bind(preferred)
-            .or_else(|_| bind(0))
-            .context("no port of 127.0.0.1 is free; is the loopback interface up (ip link set lo up)?")?;
+        let listener = bind(preferred).or_else(|_| bind(0)).context(
+            "no port of 127.0.0.1 is free; is the loopback interface up (ip link set lo up)?",
+        )?;
         let port = listener.local_addr().context("a socket without address")?.port();
         self.held.push(listener);
         self.given.insert(port);
@@ -196,7 +204,14 @@ mod tests {
     use super::*;
 
     fn wish() -> Wish {
-        Wish { meta: None, io: None, strip_size_bytes: None, processes: false, mounts: vec![], options: String::new() }
+        Wish {
+            meta: None,
+            io: None,
+            strip_size_bytes: None,
+            processes: false,
+            mounts: vec![],
+            options: String::new(),
+        }
     }
 
     #[test]
@@ -205,7 +220,8 @@ mod tests {
         let data = DataDir::new(&dir.path().join("d")).unwrap();
         check_directory(&data).unwrap();
         let _lock = data.lock().unwrap();
-        let (made, news) = prepare(&data, &Wish { io: Some(2), strip_size_bytes: Some(4096), ..wish() }).unwrap();
+        let (made, news) =
+            prepare(&data, &Wish { io: Some(2), strip_size_bytes: Some(4096), ..wish() }).unwrap();
         assert_eq!(made.aliases(), "meta0, io0, io1");
         assert_eq!(made.defaults.dist.strip_size, 4096);
         assert!(news[0].contains("formatted 3"), "{news:?}");
@@ -248,7 +264,8 @@ mod tests {
         std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         let e = check_directory(&DataDir::new(dir.path()).unwrap()).unwrap_err().to_string();
         assert!(e.contains("not empty") && e.contains("--data"), "{e}");
-        let e = check_directory(&DataDir::new(&dir.path().join("thesis.tex")).unwrap()).unwrap_err();
+        let e =
+            check_directory(&DataDir::new(&dir.path().join("thesis.tex")).unwrap()).unwrap_err();
         assert!(e.to_string().contains("no directory"), "{e}");
     }
 
@@ -256,7 +273,10 @@ mod tests {
     fn long_paths_get_their_sockets_elsewhere() {
         let data = DataDir::new(&PathBuf::from("/tmp").join("x".repeat(150))).unwrap();
         let a = addresses(&data, 7, "io1", 3334);
-        assert!(a[0].starts_with("unix://") && a[0].len() < 115 && a[0].contains("0000000000000007"), "{a:?}");
+        assert!(
+            a[0].starts_with("unix://") && a[0].len() < 115 && a[0].contains("0000000000000007"),
+            "{a:?}"
+        );
         assert_eq!(a[1], "tcp://127.0.0.1:3334");
     }
 }

@@ -10,7 +10,7 @@
 mod layout;
 mod servers;
 
-use crate::fsclient::{Mounted, MountRequest};
+use crate::fsclient::{MountRequest, Mounted};
 use crate::mounts;
 use crate::output;
 use crate::signals::StopSignals;
@@ -109,19 +109,27 @@ fn prepare_mount_point(dir: &Path) -> Result<PathBuf> {
         if m.fs_type != mounts::FS_TYPE {
             bail!(
                 "{} is already a mount point ({} of type {}); choose another with --mount",
-                dir.display(), m.source, m.fs_type
+                dir.display(),
+                m.source,
+                m.fs_type
             );
         }
         // Ours: alive is refused, dead is mended, both when mounting.
         return Ok(dir);
     }
     std::fs::create_dir_all(&dir).with_context(|| {
-        format!("cannot make the mount point {}; choose one that you may make with --mount", dir.display())
+        format!(
+            "cannot make the mount point {}; choose one that you may make with --mount",
+            dir.display()
+        )
     })?;
     let mut entries = std::fs::read_dir(&dir)
         .with_context(|| format!("cannot look into the mount point {}", dir.display()))?;
     if entries.next().is_some() {
-        bail!("the mount point {} is not empty, and mounting would hide what is in it; choose an empty one with --mount", dir.display());
+        bail!(
+            "the mount point {} is not empty, and mounting would hide what is in it; choose an empty one with --mount",
+            dir.display()
+        );
     }
     Ok(dir.canonicalize().unwrap_or(dir))
 }
@@ -130,7 +138,10 @@ fn prepare_mount_point(dir: &Path) -> Result<PathBuf> {
 /// takes away its dead mounts.
 fn clear_leftovers(data: &DataDir) -> Result<()> {
     for (alias, process) in servers::running_processes(data) {
-        output::line(format!("server {alias} (process {}) is left from an earlier run; ending it", process.pid))?;
+        output::line(format!(
+            "server {alias} (process {}) is left from an earlier run; ending it",
+            process.pid
+        ))?;
         process.signal(Signal::TERM);
         if !process.wait_gone(Duration::from_secs(15)) {
             process.signal(Signal::KILL);
@@ -139,7 +150,10 @@ fn clear_leftovers(data: &DataDir) -> Result<()> {
     }
     if let Some(state) = data.read_state() {
         for dir in mend(&state.mounts)? {
-            output::line(format!("took away the dead mount of a crashed run on {}", dir.display()))?;
+            output::line(format!(
+                "took away the dead mount of a crashed run on {}",
+                dir.display()
+            ))?;
         }
         data.remove_state();
     }
@@ -152,9 +166,8 @@ fn mend(dirs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     for dir in dirs {
         let is_ours = mounts::on(dir)?.is_some_and(|m| m.fs_type == mounts::FS_TYPE);
         // Only a mount whose program is gone says so at once.
-        let is_dead = || {
-            std::fs::metadata(dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
-        };
+        let is_dead =
+            || std::fs::metadata(dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
         if is_ours && is_dead() {
             crate::cmd::umount::unmount(dir, true)?;
             mended.push(dir.clone());
@@ -202,13 +215,18 @@ fn tell(cluster: &Cluster, data: &DataDir, dirs: &[PathBuf], processes: bool) ->
     let plural = |n: usize, one: &str| format!("{n} {one} server{}", if n == 1 { "" } else { "s" });
     output::line(format!(
         "PVFS2 is running: {} and {} ({as_what}), mounted on {}",
-        plural(metas, "metadata"), plural(ios, "I/O"), show_dirs(dirs)
+        plural(metas, "metadata"),
+        plural(ios, "I/O"),
+        show_dirs(dirs)
     ))?;
     output::line(format!(
         "  the file system:  {} (its files and cluster.toml are in {})",
-        cluster.specs().iter().find(|s| s.starts_with("tcp://")).map_or("", |s| s), data.root.display()
+        cluster.specs().iter().find(|s| s.starts_with("tcp://")).map_or("", |s| s),
+        data.root.display()
     ))?;
-    output::line(format!("  try:              cp -r /etc/services {first}/ && pvfs2 viewdist {first}/services"))?;
+    output::line(format!(
+        "  try:              cp -r /etc/services {first}/ && pvfs2 viewdist {first}/services"
+    ))?;
     output::line("                    pvfs2 ping; pvfs2 statfs; pvfs2 perf-mon")?;
     let default = Path::new("./pvfs2-data");
     let flag = match DataDir::new(default) {
@@ -239,7 +257,10 @@ fn wait_for_end(signals: &mut StopSignals, servers: &mut Servers, mounted: &[Mou
 /// When the running quickstart does not end in time.
 pub fn stop(data: &DataDir) -> Result<()> {
     if !data.run().is_dir() {
-        bail!("{} is no data directory of a quickstart; name the right one with --data", data.root.display());
+        bail!(
+            "{} is no data directory of a quickstart; name the right one with --data",
+            data.root.display()
+        );
     }
     let state = data.read_state();
     if data.try_lock()?.is_some() {
@@ -247,19 +268,30 @@ pub fn stop(data: &DataDir) -> Result<()> {
         return Ok(output::line(format!("nothing is running on {}", data.root.display()))?);
     }
     let Some(state) = state.filter(|s| s.process.is_alive()) else {
-        bail!("a quickstart on {} is just starting or ending; try again in a moment", data.root.display());
+        bail!(
+            "a quickstart on {} is just starting or ending; try again in a moment",
+            data.root.display()
+        );
     };
     state.process.signal(Signal::TERM);
     if !state.process.wait_gone(STOP_PATIENCE) {
         bail!(
             "process {} has not ended within {} s; look at {}, or end it with kill -9 {} and run --stop again",
-            state.process.pid, STOP_PATIENCE.as_secs(), data.log_file("quickstart").display(), state.process.pid
+            state.process.pid,
+            STOP_PATIENCE.as_secs(),
+            data.log_file("quickstart").display(),
+            state.process.pid
         );
     }
     for dir in mend(&state.mounts)? {
         output::line(format!("took away a dead mount on {}", dir.display()))?;
     }
-    Ok(output::line(format!("stopped; {} is unmounted, the files are in {}", show_dirs(&state.mounts), data.root.display()))?)
+    let are = if state.mounts.len() == 1 { "is" } else { "are" };
+    Ok(output::line(format!(
+        "stopped; {} {are} unmounted, the files are in {}",
+        show_dirs(&state.mounts),
+        data.root.display()
+    ))?)
 }
 
 /// How many event loops one I/O server has when all servers share this process.

@@ -129,7 +129,11 @@ impl Servers {
         if let Some(process) = process.or_else(|| self.data.server_process(alias)) {
             process.signal(Signal::TERM);
             if !process.wait_gone(STOP_PATIENCE) {
-                tracing::warn!("server {alias} (process {}) has not ended within {} s: killing it", process.pid, STOP_PATIENCE.as_secs());
+                tracing::warn!(
+                    "server {alias} (process {}) has not ended within {} s: killing it",
+                    process.pid,
+                    STOP_PATIENCE.as_secs()
+                );
                 process.signal(Signal::KILL);
                 process.wait_gone(Duration::from_secs(5));
             }
