@@ -45,6 +45,7 @@ impl AttrFlow {
             AttrFlow::Ask(handle) => {
                 let handle = *handle;
                 let epoch = cx.client.acache().epoch(handle);
+                let closes = cx.client.opens().closes();
                 let server = cx.meta_server(handle)?;
                 let request = GetattrRequest { handle: handle.0 };
                 let answer = match cx.ask(server, request).await {
@@ -55,7 +56,7 @@ impl AttrFlow {
                     other => other?,
                 };
                 let mut attr = need(answer.attr, "getattr answered without attributes")?;
-                if merge_own(cx.client, &mut attr) {
+                if merge_own(cx.client, closes, &mut attr) {
                     cx.client.acache().fill_since(epoch, &attr, cx.now_ns());
                     return Ok(Some(attr));
                 }
@@ -72,18 +73,22 @@ impl AttrFlow {
     }
 }
 
-/// Completes attributes by what this client wrote itself; whether the size is exact now.
-pub fn merge_own(client: &Client, attr: &mut Attr) -> bool {
+/// Completes attributes by what this client wrote itself; whether the size is exact now. `closes` is
+/// [`OpenTable::closes`] from before they were asked for: when a writer of this client has closed
+/// since, what it knew may be gone from here and not be in these attributes yet, so `SOLE_WRITER`
+/// does not help and the datafiles are to be asked.
+///
+/// [`OpenTable::closes`]: crate::open_table::OpenTable::closes
+pub fn merge_own(client: &Client, closes: u64, attr: &mut Attr) -> bool {
     if !attr.is_file() || !attr.has(AttrFlags::SIZE_DYNAMIC) || attr.layout.is_none() {
         return true;
     }
-    let own = client.opens().get(attr.handle()).map(|f| f.own()).unwrap_or_default();
+    let Some(own) = client.opens().get(attr.handle()).and_then(|f| f.own_as_writer()) else {
+        return false;
+    };
     raise_mtime(attr, own.mtime_ns);
-    if attr.has(AttrFlags::SOLE_WRITER) {
-        attr.size = attr.size.max(own.end);
-        return true;
-    }
-    false
+    attr.size = attr.size.max(own.end);
+    attr.has(AttrFlags::SOLE_WRITER) && closes == client.opens().closes()
 }
 
 /// Completes cached attributes by what this client wrote since they were cached.

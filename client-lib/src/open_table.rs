@@ -14,7 +14,7 @@ use pvfs2_proto::op::{OpenState, ReleaseItem};
 use pvfs2_proto::{Attr, AttrFlags, ClusterMap, ErrorCode, FileLayout, Handle, PvfsError, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 const SHARDS: usize = 16;
@@ -137,6 +137,12 @@ impl FileState {
         self.inner.lock().own
     }
 
+    /// The same, if the file is open here for writing.
+    pub fn own_as_writer(&self) -> Option<Own> {
+        let inner = self.inner.lock();
+        (inner.writers > 0).then_some(inner.own)
+    }
+
     /// What it has not reported yet.
     pub fn pending(&self) -> Pending {
         self.inner.lock().pending
@@ -248,11 +254,15 @@ impl Drop for Hold {
 /// All files that this client has open.
 pub struct OpenTable {
     shards: Vec<Mutex<HashMap<u64, Arc<FileState>>>>,
+    closes: AtomicU64,
 }
 
 impl Default for OpenTable {
     fn default() -> Self {
-        OpenTable { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        OpenTable {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            closes: AtomicU64::new(0),
+        }
     }
 }
 
@@ -274,12 +284,25 @@ impl OpenTable {
         file
     }
 
+    /// Counts closes of files that were open for writing. Attributes asked for at another count may
+    /// be older than a close that took this client's knowledge of the size with it.
+    pub fn closes(&self) -> u64 {
+        self.closes.load(Ordering::Acquire)
+    }
+
     /// A release was answered, or is given up.
     pub fn closed(&self, file: &FileState, write: bool) {
         let mut shard = self.shard(file.handle).lock();
         let mut inner = file.inner.lock();
+        if write {
+            self.closes.fetch_add(1, Ordering::AcqRel);
+        }
         let count = if write { &mut inner.writers } else { &mut inner.readers };
         *count = count.saturating_sub(1);
+        if inner.writers == 0 && !inner.pending.wrote {
+            // The server knows it all now, and others may change the size from here on.
+            inner.own = Own::default();
+        }
         let gone = inner.readers == 0 && inner.writers == 0;
         drop(inner);
         if gone {

@@ -11,7 +11,7 @@
 use crate::attrs::{AttrFlow, cached};
 use crate::machine::{Cx, Machine, Step};
 use crate::ncache::Cached;
-use crate::sys::{keep_since, name_failed};
+use crate::sys::{asked, keep_since, name_failed};
 use bytes::Bytes;
 use pvfs2_bmi::call::Net;
 use pvfs2_proto::limits::NAME_MAX;
@@ -67,7 +67,7 @@ impl Lookup {
     async fn ask_name<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let client = cx.client;
         let epoch = client.ncache().epoch(self.dir, &self.name);
-        let drops = client.acache().drops();
+        let asked = asked(client);
         let server = cx.meta_server(self.dir)?;
         let path = vec![self.name.clone()];
         let request = LookupRequest { dir: self.dir.0, path, want_bytes: false };
@@ -84,7 +84,7 @@ impl Lookup {
         let Some(step) = answer else { return Err(self.not_found()) };
         let flow = match step.attr {
             Some(mut attr) => {
-                if keep_since(client, drops, &mut attr) {
+                if keep_since(client, asked, &mut attr) {
                     return Ok(Step::Done(attr));
                 }
                 AttrFlow::Sizes(Box::new(attr))

@@ -91,7 +91,7 @@ pub(crate) fn keep(client: &Client, attr: &mut Attr) -> bool {
     if let Some(file) = client.opens().get(attr.handle()) {
         file.learn(attr);
     }
-    let exact = merge_own(client, attr);
+    let exact = merge_own(client, client.opens().closes(), attr);
     if exact {
         client.acache().fill(attr, client.env().now_ns());
     } else {
@@ -100,13 +100,25 @@ pub(crate) fn keep(client: &Client, attr: &mut Attr) -> bool {
     exact
 }
 
-/// As [`keep`] for the answer to a question that was sent when the acache had counted `drops`: it
-/// may be older than what was dropped since, so then it is not cached.
-pub(crate) fn keep_since(client: &Client, drops: u64, attr: &mut Attr) -> bool {
-    if client.acache().drops() == drops {
+/// When a question was sent, as far as its answer can be overtaken.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    drops: u64,
+    closes: u64,
+}
+
+/// To be called before a question is sent whose answer goes to [`keep_since`].
+pub(crate) fn asked(client: &Client) -> Asked {
+    Asked { drops: client.acache().drops(), closes: client.opens().closes() }
+}
+
+/// As [`keep`] for the answer to a question: it may be older than what was dropped or closed since,
+/// so then it is not cached.
+pub(crate) fn keep_since(client: &Client, asked: Asked, attr: &mut Attr) -> bool {
+    if client.opens().closes() == asked.closes && client.acache().drops() == asked.drops {
         return keep(client, attr);
     }
-    merge_own(client, attr)
+    merge_own(client, asked.closes, attr)
 }
 
 /// Takes in attributes where the answer may bring none.

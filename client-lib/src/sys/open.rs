@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | hold (truncating a file that is open here: wait for its reports, bar new ones) | ask | error |
+//! | hold (a file that is open here: wait for its reports, bar new ones) | ask | error |
 //! | ask (open to the file's server) | done | error |
 //!
 //! Durable when done: with O_TRUNC the truncation. Errors: `Access`, `Stale`, `IsDirectory`,
@@ -45,7 +45,9 @@ impl Machine for Open {
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Arc<OpenFile>>> {
         let (client, handle) = (cx.client, Handle(self.request.handle));
         if self.held.is_none() {
-            let file = client.opens().get(handle).filter(|_| self.request.truncate);
+            // A close under way would take this client's knowledge of the size with it, between the
+            // server's answer to this open and its arrival here.
+            let file = client.opens().get(handle);
             self.held = Some(match file {
                 Some(file) => Some(hold(cx, &file).await?),
                 None => None,

@@ -82,15 +82,16 @@ pub struct Readdir {
     plus: bool,
     missing: bool,
     state: State,
-    /// Drops of ncache and acache when the question was sent.
+    /// Drops of ncache and acache, and closes, when the question was sent.
     drops: (u64, u64),
+    closes: u64,
 }
 
 impl Readdir {
     /// Entries after `cursor` (0: from the start). `plus`: with attributes; `missing`: also those
     /// that cost further requests.
     pub fn new(dir: Arc<DirHandle>, cursor: u64, plus: bool, missing: bool) -> Readdir {
-        Readdir { dir, cursor, plus, missing, state: State::Page, drops: (0, 0) }
+        Readdir { dir, cursor, plus, missing, state: State::Page, drops: (0, 0), closes: 0 }
     }
 
     fn kept(&self) -> Option<ReaddirPage> {
@@ -108,6 +109,7 @@ impl Readdir {
         let (client, dir) = (cx.client, self.dir.dir);
         let server = cx.meta_server(dir)?;
         self.drops = (client.ncache().drops(), client.acache().drops());
+        self.closes = client.opens().closes();
         let request =
             ReaddirRequest { dir: dir.0, cursor: self.cursor, max: READDIR_MAX, plus: self.plus };
         let answer =
@@ -122,7 +124,10 @@ impl Readdir {
         };
         if !self.plus || !self.missing {
             for e in &mut page.entries {
-                e.attr = e.attr.take().and_then(|mut a| merge_own(client, &mut a).then_some(a));
+                e.attr = e
+                    .attr
+                    .take()
+                    .and_then(|mut a| merge_own(client, self.closes, &mut a).then_some(a));
             }
             return Ok(self.done(cx, page));
         }
@@ -174,12 +179,12 @@ async fn ask_missing<N: Net>(cx: &mut Cx<'_, N>, page: &mut Page) -> Result<()> 
 }
 
 /// Makes dynamic sizes exact.
-async fn ask_sizes<N: Net>(cx: &mut Cx<'_, N>, page: &mut Page) -> Result<()> {
+async fn ask_sizes<N: Net>(cx: &mut Cx<'_, N>, closes: u64, page: &mut Page) -> Result<()> {
     let client = cx.client;
     let mut open: Vec<(usize, Box<Attr>)> = Vec::new();
     for (i, entry) in page.entries.iter_mut().enumerate() {
         if let Some(attr) = &mut entry.attr
-            && !merge_own(client, attr)
+            && !merge_own(client, closes, attr)
         {
             open.push((i, Box::new(attr.clone())));
         }
@@ -223,7 +228,7 @@ impl Machine for Readdir {
                 Ok(Step::Next)
             }
             State::Sizes(page) => {
-                ask_sizes(cx, page).await?;
+                ask_sizes(cx, self.closes, page).await?;
                 match std::mem::replace(&mut self.state, State::Ask) {
                     State::Sizes(page) => Ok(self.done(cx, page)),
                     _ => Ok(Step::Next),
