@@ -108,8 +108,7 @@ struct Shared {
     on_end: Condvar,
 }
 
-/// What the background thread shall tell the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a thread of its own shall tell the kernel (a FUSE thread could wait for itself).
 pub enum Inval {
     /// Pages (and attributes) of a file; `len` 0: to the end.
     Data {
@@ -119,6 +118,13 @@ pub enum Inval {
         logical_offset: u64,
         /// Bytes.
         len: u64,
+    },
+    /// Attributes, and then something that must come after.
+    AttrThen {
+        /// The object.
+        ino: fuser::INodeNo,
+        /// What comes after: the reply to whoever made the change.
+        then: Box<dyn FnOnce() + Send>,
     },
     /// Nothing more: the mount has ended (operations that still wait in the background hold the
     /// sender, so its end tells nothing).
@@ -330,17 +336,23 @@ fn watch(session: fuser::BackgroundSession, shared: Arc<Shared>) {
 }
 
 fn invalidate(jobs: &mpsc::Receiver<Inval>, notifier: &Notifier) {
+    let tell = |ino, offset, len| {
+        if let Err(e) = notifier.inval_inode(ino, offset, len) {
+            tracing::debug!(%ino, offset, len, "the kernel did not take an invalidation: {e}");
+        }
+    };
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     while let Ok(job) = jobs.recv() {
-        let sent = match job {
-            Inval::Data { ino, logical_offset, len } => notifier.inval_inode(
-                ino,
-                i64::try_from(logical_offset).unwrap_or(i64::MAX),
-                i64::try_from(len).unwrap_or(0),
-            ),
+        match job {
+            Inval::Data { ino, logical_offset, len } => {
+                tell(ino, signed(logical_offset), signed(len));
+            }
+            Inval::AttrThen { ino, then } => {
+                // A negative offset leaves the pages alone.
+                tell(ino, -1, 0);
+                then();
+            }
             Inval::End => return,
-        };
-        if let Err(e) = sent {
-            tracing::debug!(?job, "the kernel did not take an invalidation: {e}");
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | 0-3 | version, 2 |
 //! | then each 8 | tag (2), permissions (2), id (4) |
 use super::PvfsFs;
+use crate::mount::Inval;
 use fuser::{Errno, ReplyEmpty, Request};
 use pvfs2_client::sys::{Getattr, Setattr};
 use pvfs2_proto::{Handle, SetAttr};
@@ -64,6 +65,7 @@ impl PvfsFs {
         let mode = (name.as_bytes() == ACCESS).then(|| mode_of(value)).flatten();
         let Some(mode) = mode else { return reply.error(Errno::EOPNOTSUPP) };
         let (dispatch, op) = (self.dispatch.clone(), self.dispatch.op(req));
+        let (shared, ino) = (self.shared.clone(), self.shared.inodes.ino(handle));
         let done = self.shared.done("setxattr", reply);
         self.dispatch.run(req, Getattr::new(handle), move |result| match result {
             Ok(attr) => {
@@ -71,7 +73,11 @@ impl PvfsFs {
                 let mode = Some(attr.mode & 0o7000 | mode);
                 let set = SetAttr { mode, ..SetAttr::default() };
                 // This may be the background thread: what follows goes there in any case.
-                dispatch.continue_later(op, Setattr::new(handle, set), |r| done(r.map(|_| ())));
+                dispatch.continue_later(op, Setattr::new(handle, set), move |result| {
+                    // The kernel does not know that this changes the mode.
+                    let then = Box::new(move || done(result.map(|_| ())));
+                    shared.invalidate(Inval::AttrThen { ino, then });
+                });
             }
             Err(e) => done(Err(e)),
         });

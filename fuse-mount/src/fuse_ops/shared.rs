@@ -48,7 +48,7 @@ impl Shared {
 
     /// Tells the kernel, from another thread (from this one it could wait for itself).
     pub(crate) fn invalidate(&self, job: Inval) {
-        // The receiver is gone only when the mount has ended.
+        // The receiver is gone only when the mount has ended, and with it whoever waits.
         let _ = self.inval.send(job);
     }
 }
