@@ -202,6 +202,11 @@ impl Inner {
         self.media().remove(Kind::Sums, handle.0).map_err(|e| fail("remove", e))?;
         let unmarked = self.shared.marks.unmark(self.media(), handle.0);
         unmarked.map_err(|e| fail("unmark a datafile in", e))?;
+        if let Some(d) = gone.filter(|d| Arc::strong_count(d) > 1) {
+            // Somebody holds it for a moment (the background, a reader): free its space now. What
+            // fails here is freed when he lets go.
+            let _ = d.file.set_len(0);
+        }
         if removed {
             self.datafiles.fetch_sub(1, Ordering::Relaxed);
         }
