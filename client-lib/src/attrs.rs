@@ -87,8 +87,11 @@ pub fn merge_own(client: &Client, closes: u64, attr: &mut Attr) -> bool {
         return false;
     };
     raise_mtime(attr, own.mtime_ns);
-    attr.size = attr.size.max(own.end);
-    attr.has(AttrFlags::SOLE_WRITER) && closes == client.opens().closes()
+    let exact = attr.has(AttrFlags::SOLE_WRITER) && closes == client.opens().closes();
+    if exact {
+        attr.size = attr.size.max(own.end);
+    }
+    exact
 }
 
 /// Completes cached attributes by what this client wrote since they were cached.
