@@ -126,11 +126,11 @@ impl PvfsFs {
 
     /// The last descriptor is closed; nobody waits for the outcome.
     pub(super) fn release_file(&self, opened: &Opened, reply: ReplyEmpty) {
-        self.shared.changed();
         if !opened.file.write {
             self.dispatch.background().release(opened.file.clone());
             return reply.ok();
         }
+        self.shared.changed();
         // Whoever closed it may be on its way out: the release is nobody's to interrupt.
         let op = self.dispatch.own_op();
         self.dispatch.run_op(op, Release::new(opened.file.clone()), answer("release", reply));
