@@ -14,6 +14,7 @@ use bytes::Bytes;
 use pvfs2_client::sys::{Create, Fsync, Mkdir, Open, Readlink, Release, Setattr, Symlink};
 use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, SetAttr, TimeSpec};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -184,6 +185,7 @@ fn copy_all(fs: &Fs, args: &CpArgs, places: &[Place]) -> Result<Summary> {
         args,
         transfer: Transfer::new(fs, args.threads, args.buffer_size, &progress),
         summary: Summary::default(),
+        made: HashSet::new(),
     };
     for from in sources {
         let to = if into_dir { to.join(&from.name()) } else { to.clone() };
@@ -209,6 +211,8 @@ struct Job<'a> {
     args: &'a CpArgs,
     transfer: Transfer<'a>,
     summary: Summary,
+    /// Directories that this copy made, to notice a copy into itself.
+    made: HashSet<Handle>,
 }
 
 impl Job<'_> {
@@ -232,12 +236,18 @@ impl Job<'_> {
     }
 
     fn copy_dir(&mut self, from: &Place, to: &Place, found: &Found) -> Result<()> {
-        let names = names(self.fs, from, found)?;
+        if found.handle != Handle::NULL && self.made.contains(&found.handle) {
+            bail!(
+                "{} was made by this copy: a directory cannot be copied into itself",
+                from.show()
+            );
+        }
         match look(self.fs, to, true)? {
             Some(there) if there.kind == Kind::Dir => {}
             Some(_) => bail!("{} is there and no directory", to.show()),
             None => self.make_dir(to, found)?,
         }
+        let names = names(self.fs, from, found)?;
         for name in names {
             self.copy(&from.join(&name), &to.join(&name), false)?;
         }
@@ -246,7 +256,7 @@ impl Job<'_> {
         self.keep_attributes(to, found)
     }
 
-    fn make_dir(&self, to: &Place, found: &Found) -> Result<()> {
+    fn make_dir(&mut self, to: &Place, found: &Found) -> Result<()> {
         let mode = found.mode & 0o7777 & !umask();
         match to {
             Place::Local(p) => {
@@ -256,7 +266,10 @@ impl Job<'_> {
             }
             Place::Remote(p) => {
                 let (dir, name) = self.parent(p)?;
-                self.fs.run(Mkdir::new(dir, name, mode | 0o700)).map(drop).map_err(|e| at(p, e))
+                let made =
+                    self.fs.run(Mkdir::new(dir, name, mode | 0o700)).map_err(|e| at(p, e))?;
+                self.made.insert(made.handle());
+                Ok(())
             }
         }
     }
@@ -284,6 +297,12 @@ impl Job<'_> {
     }
 
     fn copy_file(&mut self, from: &Place, to: &Place, found: &Found) -> Result<()> {
+        if found.handle != Handle::NULL
+            && look(self.fs, to, true)?.is_some_and(|there| there.handle == found.handle)
+        {
+            // Opening the destination would cut the source to nothing.
+            bail!("{} and {} are the same file", from.show(), to.show());
+        }
         let source = self.open_source(from, found)?;
         let sink = match self.open_sink(to, found) {
             Ok(sink) => sink,

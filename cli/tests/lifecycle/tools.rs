@@ -45,6 +45,9 @@ pub fn a_tree_goes_in_and_comes_back() {
     let (a, b) =
         (fs::metadata(here.join("sub/odd")).unwrap(), fs::metadata(back.join("sub/odd")).unwrap());
     assert_eq!((a.mode(), a.mtime(), a.mtime_nsec()), (b.mode(), b.mtime(), b.mtime_nsec()), "-p");
+    let empty = cluster.dir().join("dir");
+    fs::create_dir(&empty).unwrap();
+    ok(&["cp", "--fs", &fs_spec, "-r", empty.to_str().unwrap(), "pvfs2:/"]);
     // Within the file system, into a directory that is there; with odd sizes of pieces and workers.
     ok(&[
         "cp",
@@ -56,10 +59,15 @@ pub fn a_tree_goes_in_and_comes_back() {
         "--threads",
         "3",
         "pvfs2:/t",
-        "pvfs2:/t/sub",
+        "pvfs2:/dir",
     ]);
+    refused(
+        &["cp", "--fs", &fs_spec, "-r", "pvfs2:/t", "pvfs2:/t/sub"],
+        &["into itself", "pvfs2:/t/sub"],
+    );
+    refused(&["cp", "--fs", &fs_spec, "pvfs2:/t/small", "pvfs2:/t/./small"], &["the same file"]);
     let again = cluster.dir().join("again");
-    ok(&["cp", "--fs", &fs_spec, "-r", "pvfs2:/t/sub/t", again.to_str().unwrap()]);
+    ok(&["cp", "--fs", &fs_spec, "-r", "pvfs2:/dir/t", again.to_str().unwrap()]);
     check_tree(&again);
     // Over a longer file.
     let (short, long) = (here.join("small"), here.join("sub/odd"));
