@@ -82,10 +82,10 @@ pub struct FsArgs {
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
     let name = argv.first().map(|a| Path::new(a).file_name().unwrap_or_default().to_owned());
-    if let Some(name) = name.as_ref().and_then(|n| n.to_str()) {
-        if matches!(name, "mount.pvfs2" | "mount.fuse.pvfs2") {
-            argv = helper_to_mount(argv);
-        }
+    if let Some(name) = name.as_ref().and_then(|n| n.to_str())
+        && matches!(name, "mount.pvfs2" | "mount.fuse.pvfs2")
+    {
+        argv = helper_to_mount(argv);
     }
     Cli::try_parse_from(argv)
 }

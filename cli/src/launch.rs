@@ -215,11 +215,11 @@ async fn bind_all(addresses: &[String]) -> Result<Vec<Listener>> {
     let mut all = Vec::new();
     for text in addresses {
         let address: Address = text.parse()?;
-        if let Address::Unix(path) = &address {
-            if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir)
-                    .with_context(|| format!("cannot make {} for a socket", dir.display()))?;
-            }
+        if let Address::Unix(path) = &address
+            && let Some(dir) = path.parent()
+        {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {} for a socket", dir.display()))?;
         }
         let bound = Listener::bind(&address).await.map_err(|e| match e.code {
             pvfs2_proto::ErrorCode::InUse => anyhow!(
@@ -356,6 +356,8 @@ fn start_meta(
                 let (io, shutdown) = (io.clone(), shared.shutdown.clone());
                 async move { io.background(shutdown).await }
             });
+            // `SessionService` takes an Arc; this one never leaves its thread.
+            #[allow(clippy::arc_with_non_send_sync)]
             let handler = Arc::new(CombinedHandler { meta: meta.clone(), io: io.clone() });
             run_meta(&shared, listeners, questions, SessionService::new(handler, services)?, ready)
                 .await;

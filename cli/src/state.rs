@@ -61,11 +61,11 @@ impl ProcessId {
     }
     /// Sends a signal, if it still runs.
     pub fn signal(&self, signal: Signal) {
-        if self.is_alive() {
-            if let Some(pid) = Pid::from_raw(self.pid) {
-                // It may end between the look and the signal.
-                let _ = kill_process(pid, signal);
-            }
+        if self.is_alive()
+            && let Some(pid) = Pid::from_raw(self.pid)
+        {
+            // It may end between the look and the signal.
+            let _ = kill_process(pid, signal);
         }
     }
     /// Waits until it has ended; false when it has not within `limit`.

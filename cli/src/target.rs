@@ -80,10 +80,10 @@ pub fn resolve(args: &FsArgs, text: &OsStr) -> Result<(FilePath, Option<Target>)
         return Ok(found);
     }
     // A symlink may lead below a mount; only now is the file system asked.
-    if let Some(real) = real_parent(path) {
-        if let Some(found) = below_mount(&real)? {
-            return Ok(found);
-        }
+    if let Some(real) = real_parent(path)
+        && let Some(found) = below_mount(&real)?
+    {
+        return Ok(found);
     }
     Ok((FilePath::Local(path.to_owned()), None))
 }

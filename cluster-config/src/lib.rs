@@ -9,7 +9,7 @@
 //! - [`validate`]: what must hold between the parts
 //! - [`generate`]: a new cluster (`genconfig`, `quickstart`) and its text with comments
 //! - [`spec`]: what a mount names: `tcp://host:3334/pvfs2-fs[/sub/dir]`
-//! - [`error`]: complaints
+//! - [`error`]: what can be wrong with it
 pub mod error;
 pub mod generate;
 pub mod model;

@@ -251,17 +251,17 @@ fn check_ranges(servers: &[Server]) -> Result<(), Complaint> {
         }
     }
     let first_meta = servers.iter().enumerate().find(|(_, s)| s.meta_range.is_some());
-    if let Some((i, s)) = first_meta {
-        if !s.meta_range.is_some_and(|r| r.contains(Handle::ROOT)) {
-            return Err(complain(
-                Place::Server(i, "meta_range"),
-                format!(
-                    "the root directory (handle 1) is not in the range of {}, the first metadata server",
-                    s.alias
-                ),
-                "let its meta_range begin at 1",
-            ));
-        }
+    if let Some((i, s)) = first_meta
+        && !s.meta_range.is_some_and(|r| r.contains(Handle::ROOT))
+    {
+        return Err(complain(
+            Place::Server(i, "meta_range"),
+            format!(
+                "the root directory (handle 1) is not in the range of {}, the first metadata server",
+                s.alias
+            ),
+            "let its meta_range begin at 1",
+        ));
     }
     check_range_sizes(servers)
 }

@@ -54,7 +54,7 @@ pub fn run(args: StatArgs) -> Result<()> {
     for file in &args.files {
         let (path, target) = resolve_remote(&args.fs, file)?;
         let fs = Fs::open(&args.fs, &target)?;
-        let found = fs.lookup(&path, false).map(|attr| show(&path, &attr, &fs.map()));
+        let found = fs.lookup(&path, false).map(|attr| show(&path, &attr, fs.map()));
         fs.end();
         shown.push(found?);
     }

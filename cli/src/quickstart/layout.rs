@@ -84,11 +84,9 @@ fn first(data: &DataDir, wish: &Wish) -> Result<Cluster> {
     let metas = (0..wish.meta.unwrap_or(1)).map(|i| (format!("meta{i}"), true));
     let ios = (0..wish.io.unwrap_or(4)).map(|i| (format!("io{i}"), false));
     let mut servers = Vec::new();
-    let mut preferred = DEFAULT_PORT;
-    for (alias, is_meta) in metas.chain(ios) {
+    for (preferred, (alias, is_meta)) in (DEFAULT_PORT..).zip(metas.chain(ios)) {
         let port = ports.take(preferred)?;
         let management = ports.take(preferred + 1000)?;
-        preferred += 1;
         servers.push(NewServer {
             meta: is_meta,
             io: !is_meta,

@@ -64,10 +64,10 @@ pub fn run_here(data: &DataDir, wish: Wish) -> Result<()> {
     let options = MountOptions::parse(&wish.options).context("-o")?;
     check_before_start(data)?;
     let dirs = wish.mounts.iter().map(|m| prepare_mount_point(m)).collect::<Result<Vec<_>>>()?;
-    if let [a, b] = dirs.as_slice() {
-        if a == b {
-            bail!("--mount and --mount2 are the same directory; give --mount2 another one");
-        }
+    if let [a, b] = dirs.as_slice()
+        && a == b
+    {
+        bail!("--mount and --mount2 are the same directory; give --mount2 another one");
     }
     let mut signals = StopSignals::catch()?;
     let _lock = data.lock()?;

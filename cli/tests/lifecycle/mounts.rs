@@ -154,8 +154,8 @@ pub fn mount_helpers_mount_remount_and_unmount() {
     };
     let options = || {
         let table = fs::read_to_string("/proc/self/mounts").unwrap();
-        let line = table.lines().find(|l| l.split(' ').nth(1) == dir.to_str()).unwrap().to_owned();
-        line
+
+        table.lines().find(|l| l.split(' ').nth(1) == dir.to_str()).unwrap().to_owned()
     };
     let spec = cluster.mount_spec();
     mount(&spec, &["-f", "-o", "rw"]);
