@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 pub const READ_AHEAD_KIB: u32 = 1_024;
 /// How long an unmount asks again while files are open.
 const BUSY_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long changed pages of a mount in use may take to be written before it is cut off.
+const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long umount(2) itself may take (it writes dirty pages back) before it is left behind.
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the event loops may take to end after an unmount before the connection is aborted.
@@ -390,6 +392,22 @@ impl Shared {
         matches!(sys_mount::mount_at(&self.target), Ok(Some(e)) if e.dev == self.dev)
     }
 
+    /// Writes dirty pages back, as far as the servers answer in time.
+    fn write_back(&self) {
+        let (done, is_done) = mpsc::channel();
+        let target = self.target.clone();
+        let writer = spawn_named("pvfs2-sync", move || {
+            let _ = done.send(sys_mount::write_back(&target));
+        });
+        match writer.map(|_| is_done.recv_timeout(WRITE_BACK_PATIENCE)) {
+            Some(Ok(Ok(()))) => {}
+            outcome => {
+                let target = self.target.display();
+                tracing::warn!(%target, ?outcome, "changed pages of mappings may not be written");
+            }
+        }
+    }
+
     fn abort(&self) {
         tracing::warn!(target = %self.target.display(), "still in use: cutting the mount off");
         if let Err(e) = sys_mount::abort(&self.dev, &self.target) {
@@ -405,7 +423,7 @@ impl Shared {
         while self.is_mounted() {
             if !lazy && Instant::now() >= deadline {
                 lazy = true;
-                let _ = sys_mount::write_back(&self.target);
+                self.write_back();
                 self.abort();
             }
             match sys_mount::unmount(&self.target, lazy, self.by_helper) {
