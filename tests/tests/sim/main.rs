@@ -3,7 +3,8 @@
 //! drawn from one seed. Random operations must give what a reference model gives.
 //!
 //! A failure names its seed: `PVFS2_SEED=n cargo test -p pvfs2-tests --test sim` plays it alone.
-//! `PVFS2_SIM_SEEDS` says how many seeds each test plays (default 20).
+//! `PVFS2_SIM_SEEDS` says how many seeds each test plays (default 20); `PVFS2_SIM_TRACE=1` tells each
+//! step and each fault.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
 mod actor;
 mod model;
@@ -15,6 +16,16 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::LocalSet;
 use world::{Chaos, World, WorldSpec};
+
+/// Tells what happens, with the virtual time, where `PVFS2_SIM_TRACE` asks for it.
+fn trace(text: impl FnOnce() -> String) {
+    static ON: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var_os("PVFS2_SIM_TRACE").is_some());
+    thread_local!(static BEGIN: tokio::time::Instant = tokio::time::Instant::now());
+    if *ON {
+        eprintln!("{:9.3} {}", BEGIN.with(|b| b.elapsed().as_secs_f64()), text());
+    }
+}
 
 /// Virtual time after which a run counts as stuck.
 const STUCK: Duration = Duration::from_secs(3_600);

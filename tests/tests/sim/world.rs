@@ -81,10 +81,6 @@ impl World {
         world
     }
 
-    pub fn env(&self) -> &Env {
-        &self.env
-    }
-
     pub fn elapsed_ns(&self) -> u64 {
         self.begin.elapsed().as_nanos() as u64
     }
@@ -110,6 +106,7 @@ impl World {
         let mut places = self.places.borrow_mut();
         let place = &mut places[i];
         assert!(place.running.is_none(), "started twice");
+        crate::trace(|| format!("start {}", self.alias(i)));
         let (map, env) = (self.map.clone(), self.env.clone());
         let (backing, disk, net) = (place.collection.clone(), place.disk.clone(), self.net.clone());
         let listener = net.listen(self.alias(i));
@@ -168,6 +165,7 @@ impl World {
 
     /// kill -9: nothing of the server goes on.
     async fn crash(&self, i: usize) {
+        crate::trace(|| format!("kill {}", self.alias(i)));
         let running = self.places.borrow_mut()[i].running.take();
         let Some(running) = running else { return };
         self.net.kill(self.alias(i));
@@ -198,8 +196,12 @@ impl World {
             self.sleep_ms(chaos.pause_ms_max).await;
             let i = self.rand(servers as u64) as usize;
             match self.rand(6) {
-                0 => self.net.cut(self.alias(i)),
+                0 => {
+                    crate::trace(|| format!("cut {}", self.alias(i)));
+                    self.net.cut(self.alias(i));
+                }
                 1 => {
+                    crate::trace(|| format!("part {}", self.alias(i)));
                     self.net.partition(self.alias(i), true);
                     self.sleep_ms(chaos.down_ms_max).await;
                     self.net.partition(self.alias(i), false);
