@@ -280,7 +280,8 @@ fn check_range_sizes(servers: &[Server]) -> Result<(), Complaint> {
             ));
         }
         let Some(io) = s.io_range else { continue };
-        let needed = (metas - 1) * META_RANGE_HANDLES + longest;
+        // A range that is too long itself is the complaint of its own server, which may come later.
+        let needed = ((metas - 1) * META_RANGE_HANDLES).saturating_add(longest);
         if io.last - io.first < needed {
             return Err(complain(
                 Place::Server(i, "io_range"),
@@ -288,7 +289,7 @@ fn check_range_sizes(servers: &[Server]) -> Result<(), Complaint> {
                     "{} is too short for the datahandles of {metas} metadata servers",
                     show_range(&io)
                 ),
-                format!("give it at least {} handles (2^48 is usual)", needed + 1),
+                format!("give it at least {} handles (2^48 is usual)", needed.saturating_add(1)),
             ));
         }
     }

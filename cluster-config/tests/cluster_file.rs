@@ -227,3 +227,33 @@ fn a_missing_file_says_how_to_make_one() {
     let e = Cluster::load(Path::new("/nonexistent/cluster.toml")).unwrap_err().to_string();
     assert!(e.contains("genconfig"), "{e}");
 }
+
+proptest::proptest! {
+    /// A damaged file is refused or read, never a panic; what is read can be written and read again.
+    #[test]
+    fn damaged_files_never_panic(
+        at in 0usize..4000,
+        cut in 0usize..40,
+        insert in "[\\[\\]\"=0-9xaf\\-\\n ,:/#]{0,20}",
+    ) {
+        let text = sample().to_toml();
+        let at = at.min(text.len());
+        let end = (at + cut).min(text.len());
+        let damaged = format!("{}{insert}{}", &text[..at], &text[end..]);
+        if let Ok(cluster) = parse(&damaged) {
+            proptest::prop_assert_eq!(parse(&cluster.to_toml()).unwrap(), cluster);
+        }
+    }
+
+    #[test]
+    fn any_ranges_are_judged_without_overflow(first: u64, last: u64, io_first: u64, io_last: u64) {
+        let text = sample().to_toml();
+        let meta2 = "meta_range = \"0x10000000000-0x1ffffffffff\"";
+        let io2 = "io_range = \"0x101000000000000-0x101ffffffffffff\"";
+        assert!(text.contains(meta2) && text.contains(io2));
+        let text = text
+            .replace(meta2, &format!("meta_range = \"{first}-{last}\""))
+            .replace(io2, &format!("io_range = \"{io_first:#x}-{io_last:#x}\""));
+        let _ = parse(&text);
+    }
+}
