@@ -26,7 +26,7 @@ pub enum TroveError {
     /// The folder is not a storage space that this server may open.
     #[error("{0}")]
     Format(String),
-    /// The storage space is open in another process.
+    /// The storage space is already open in another process.
     #[error("{0}")]
     Locked(String),
     /// A record or a side file is damaged.

@@ -212,7 +212,7 @@ impl SpaceLock {
             let mut holder = String::new();
             let _ = (&file).take(32).read_to_string(&mut holder);
             return Err(TroveError::Locked(format!(
-                "{} is open in another process (pid {}): stop that server first",
+                "{} is already open in another process (pid {}): stop that server first",
                 dir.display(),
                 holder.trim()
             )));
