@@ -13,7 +13,7 @@ use pvfs2_config::Cluster;
 use pvfs2_io::{IoConfig, IoServer};
 use pvfs2_meta::{MetaConfig, MetaServer, PeerConfig};
 use pvfs2_proto::env::Env;
-use pvfs2_proto::{ClusterMap, ServerId};
+use pvfs2_proto::{ClusterMap, ErrorCode, ServerId};
 use pvfs2_server_core::management::{self, source::ServerSource};
 use pvfs2_server_core::metrics::{Metrics, names};
 use pvfs2_server_core::service::{CombinedHandler, OpHandler, ServiceConfig, SessionService};
@@ -115,8 +115,12 @@ pub fn format(cluster: &Cluster, alias: &str) -> Result<()> {
             )
         })?;
     }
-    StorageSpace::format(&dir, &format_info(cluster, id, alias))?;
-    Ok(())
+    StorageSpace::format(&dir, &format_info(cluster, id, alias)).map_err(|e| match e.code {
+        ErrorCode::NoSpace => {
+            anyhow!("{}; free some space there, or choose a folder on another disk", e.detail)
+        }
+        _ => e.into(),
+    })
 }
 
 fn unknown(cluster: &Cluster, alias: &str) -> String {
@@ -222,7 +226,7 @@ async fn bind_all(addresses: &[String]) -> Result<Vec<Listener>> {
                 .with_context(|| format!("cannot make {} for a socket", dir.display()))?;
         }
         let bound = Listener::bind(&address).await.map_err(|e| match e.code {
-            pvfs2_proto::ErrorCode::InUse => anyhow!(
+            ErrorCode::InUse => anyhow!(
                 "{} (is this server running already? otherwise end what listens there, or change the address in the cluster file)",
                 e.detail
             ),
