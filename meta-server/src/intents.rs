@@ -28,6 +28,10 @@ use std::time::Duration;
 const RETRY_MS: u64 = 500;
 /// Longest pause.
 const RETRY_MAX_MS: u64 = 10_000;
+/// Attempts at an operation for which another server is busy.
+const ATTEMPTS: u32 = 40;
+/// Longest pause between them.
+const PAUSE_MS_MAX: u64 = 50;
 
 /// A request of an intent.
 #[derive(Clone, PartialEq, Message)]
@@ -92,6 +96,42 @@ impl MetaServer {
         change.put(keys::intent(intent), record.encode_to_vec());
         let index = self.store.commit(change)?;
         self.store.sync(index).await
+    }
+
+    /// Repeats an attempt that another server answers with `Busy`.
+    ///
+    /// While a server holds handles of its own for an operation that is not decided, it waits for no
+    /// handle of another server: the other refuses at once what it would have to wait for, this one
+    /// lets go, and tries again after a random pause. So no operations wait for each other in a
+    /// circle. Steps after the decision may wait, but hold only directories then, for which no
+    /// decided operation waits.
+    pub(crate) async fn until_free<T>(
+        &self,
+        mut attempt: impl AsyncFnMut() -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            match attempt().await {
+                Err(e) if e.code == ErrorCode::Busy => {}
+                result => return result,
+            }
+            let pause = self.env.rand_u64() % PAUSE_MS_MAX + 1;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        attempt().await
+    }
+
+    /// Refuses a step that would have to wait for a handle here.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(crate) fn must_be_free(&self, handle: Handle) -> Result<()> {
+        if self.sched.is_free(&[(handle, Mode::Write)]) {
+            return Ok(());
+        }
+        Err(PvfsError::new(
+            ErrorCode::Busy,
+            format!("object {handle} is held by another operation: ask again"),
+        ))
     }
 
     /// Adds a committed intent to the operation's own change.

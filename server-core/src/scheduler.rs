@@ -138,6 +138,21 @@ pub struct Guard {
     held: SmallVec<[(Handle, Mode); 4]>,
 }
 
+impl Guard {
+    /// Lets go of all handles but these.
+    pub fn keep(&mut self, handles: &[Handle]) {
+        let mut inner = self.inner.lock();
+        self.held.retain(|&mut (handle, mode)| {
+            let kept = handles.contains(&handle);
+            if !kept {
+                let granted = inner.table.release(handle, mode);
+                inner.wake(granted);
+            }
+            kept
+        });
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut inner = self.inner.lock();

@@ -22,7 +22,7 @@ use pvfs2_server_core::{peer, prelude};
 pub(crate) async fn link(server: &MetaServer, cx: &OpCx, r: LinkRequest) -> Result<Answer> {
     let handle = Handle(r.handle);
     if !server.owns(handle) {
-        return far(server, cx, r).await;
+        return server.until_free(async || far(server, cx, &r).await).await;
     }
     let _guard = server.pass_names(&[(r.dir, &r.name)], &[r.handle]).await;
     let mut place = free_place(server, cx, &r)?;
@@ -55,10 +55,10 @@ fn add_name(change: &mut Change, place: &mut Place, attr: &Attr, now_ns: i64) {
     change.put_attr(&place.dir);
 }
 
-async fn far(server: &MetaServer, cx: &OpCx, r: LinkRequest) -> Result<Answer> {
+async fn far(server: &MetaServer, cx: &OpCx, r: &LinkRequest) -> Result<Answer> {
     let to = server.owner(Handle(r.handle))?;
     let guard = server.lock_names(&[(r.dir, &r.name)], &[]).await;
-    let mut place = free_place(server, cx, &r)?;
+    let mut place = free_place(server, cx, r)?;
     let intent = server.store.new_intent()?;
     let count = |undo| LinkCountRequest { intent, handle: r.handle, delta: 1, undo };
     let undo = vec![intents::step(to, count(true).into_request())];

@@ -6,7 +6,7 @@
 //! | undo: the opposite, if it was done; mark | answer | repeated by the coordinator |
 //!
 //! Repeated, it answers the same. Errors: `Stale`, `NotFound` (no name any more), `NotPermitted` (a
-//! directory), `TooManyLinks`, `Invalid` (taken back before it came).
+//! directory), `TooManyLinks`, `Busy` (+1: another operation holds it), `Invalid` (taken back before it came).
 use super::unlink::drop_name;
 use crate::peer_steps::{StepKind, StepRecord, StepState, taken_back};
 use crate::server::MetaServer;
@@ -22,7 +22,12 @@ pub(crate) async fn link_count(
     _cx: &OpCx,
     r: LinkCountRequest,
 ) -> Result<Answer> {
-    let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
+    let _guard = if r.delta > 0 && !r.undo {
+        server.must_be_free(Handle(r.handle))?;
+        None
+    } else {
+        server.pass(&[(r.handle, Mode::Write)]).await
+    };
     let mark = server.mark(r.intent, StepKind::LinkCount, r.handle)?.map(|m| m.state());
     let delta = match (mark, r.undo) {
         (Some(StepState::Undone), false) => return Err(taken_back()),

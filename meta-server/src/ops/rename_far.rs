@@ -10,7 +10,7 @@
 //! | finish: `rename_peer` Commit, and what is left of the objects elsewhere | answer | answer all the same; goes on in the background |
 //!
 //! Readers of the old name wait from Prepare to Commit, so nobody sees both names or none. A server
-//! that holds its own names never waits for another's (Prepare answers `Busy` instead), so two
+//! that holds its own names never waits for another's (see `MetaServer::until_free`), so two
 //! renames cannot wait for each other.
 //!
 //! Known limit: two directories moved below each other at the same moment, over different servers,
@@ -29,33 +29,16 @@ use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::peer;
 use pvfs2_server_core::scheduler::Guard;
 use pvfs2_server_core::service::{Answer, OpCx};
-use std::time::Duration;
-
-/// Attempts when the other server is busy with a rename of its own.
-const ATTEMPTS: u32 = 40;
-/// Longest pause between them.
-const PAUSE_MS_MAX: u64 = 50;
 
 pub(crate) async fn rename_far(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> Result<Answer> {
-    let mut attempts = ATTEMPTS;
-    loop {
-        match attempt(server, cx, &r).await {
-            Err(e) if e.code == ErrorCode::Busy && attempts > 0 => attempts -= 1,
-            result => return result,
-        }
-        let pause = server.env.rand_u64() % PAUSE_MS_MAX + 1;
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
+    server.until_free(async || attempt(server, cx, &r).await).await
 }
 
 async fn attempt(server: &MetaServer, cx: &OpCx, r: &RenameRequest) -> Result<Answer> {
     let near = server.owns(Handle(r.dir));
     let names = [(r.new_dir, r.new_name.as_ref()), (r.dir, r.name.as_ref())];
-    let guard = server.lock_names(if near { &names } else { &names[..1] }, &[]).await;
+    let mut guard = server.lock_names(if near { &names } else { &names[..1] }, &[]).await;
     let new = server.place(cx, r.new_dir, &r.new_name)?;
-    if r.no_replace {
-        new.must_be_free()?;
-    }
     let intent = server.store.new_intent()?;
     let source = if near { None } else { Some(server.owner(Handle(r.dir))?) };
     let replaced_dir =
@@ -69,7 +52,8 @@ async fn attempt(server: &MetaServer, cx: &OpCx, r: &RenameRequest) -> Result<An
         undo.push(intents::step(to, rmdir_step(intent, dir, RmdirStep::Undo).into_request()));
     }
     let locked = [Handle(r.new_dir), Handle(r.dir)];
-    server.begin_intent(intent, undo.clone(), if near { &locked } else { &locked[..1] }).await?;
+    let dirs = if near { &locked[..] } else { &locked[..1] };
+    server.begin_intent(intent, undo.clone(), dirs).await?;
     let ends = match source {
         None => {
             let old = server.place(cx, r.dir, &r.name);
@@ -90,10 +74,12 @@ async fn attempt(server: &MetaServer, cx: &OpCx, r: &RenameRequest) -> Result<An
     match (ends, checked) {
         (Ok(ends), Ok(true)) => finish(server, cx, r, ends, intent, undo, guard).await,
         (Ok(ends), Ok(false)) => {
+            guard.keep(dirs);
             let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;
             Ok(Answer::new(ends.response()))
         }
         (_, Err(e)) | (Err(e), _) => {
+            guard.keep(dirs);
             let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;
             Err(e)
         }
@@ -141,6 +127,10 @@ async fn check(
     };
     ends.may(cx, r, &moved, other.as_ref())?;
     match (replaced_dir, &other) {
+        // It holds the old name, and its handle is held for that.
+        (Some(dir), _) if dir.handle == Handle(r.dir) => {
+            return Err(PvfsError::new(ErrorCode::NotEmpty, "the new name holds the old one"));
+        }
         (Some(dir), _) => {
             let prepare = rmdir_step(intent, dir, RmdirStep::Prepare);
             let to = server.owner(dir.handle)?;
@@ -161,7 +151,7 @@ async fn finish(
     ends: Ends,
     intent: u64,
     undo: Vec<StepCall>,
-    guard: Guard,
+    mut guard: Guard,
 ) -> Result<Answer> {
     let exchange = ends.new.target.filter(|_| r.exchange);
     let far_source = ends.old.is_none();
@@ -178,6 +168,8 @@ async fn finish(
         server.commit_intent(&mut change, intent, steps.clone(), locked);
         Ok((server.answer(cx, change, response)?, steps))
     });
+    // What remains waits for others, who may wait for these objects.
+    guard.keep(&[Handle(r.new_dir), Handle(r.dir)]);
     let (answer, steps) = match committed {
         Ok(committed) => committed,
         Err(e) => {

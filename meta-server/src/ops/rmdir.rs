@@ -26,6 +26,10 @@ use pvfs2_server_core::service::{Answer, OpCx};
 use pvfs2_server_core::{peer, prelude};
 
 pub(crate) async fn rmdir(server: &MetaServer, cx: &OpCx, r: RmdirRequest) -> Result<Answer> {
+    server.until_free(async || attempt(server, cx, &r).await).await
+}
+
+async fn attempt(server: &MetaServer, cx: &OpCx, r: &RmdirRequest) -> Result<Answer> {
     let names = [(r.dir, r.name.as_ref())];
     let mut guard = server.pass_names(&names, &[]).await;
     let mut place = server.place(cx, r.dir, &r.name)?;
@@ -68,7 +72,7 @@ async fn far(
     cx: &OpCx,
     place: Place,
     handle: Handle,
-    guard: Option<Guard>,
+    mut guard: Option<Guard>,
 ) -> Result<Answer> {
     let (intent, to) = (server.store.new_intent()?, server.owner(handle)?);
     let request = |step: RmdirStep| RmdirPeerRequest {
@@ -85,6 +89,9 @@ async fn far(
     if let Err(e) = peer::ask(server.peers(), &Cred::root(), cx.op_id, to, prepare).await {
         let _later = server.run_intent(intent, undo, guard, Change::new()).await;
         return Err(e);
+    }
+    if let Some(guard) = &mut guard {
+        guard.keep(&locked);
     }
     let finish = vec![step(RmdirStep::Finish)];
     let mut change = remove_name(Change::new(), place, server.now_ns());

@@ -23,8 +23,16 @@ pub(crate) async fn rmdir_peer(
     _cx: &OpCx,
     r: RmdirPeerRequest,
 ) -> Result<Answer> {
-    let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
     let handle = Handle(r.handle);
+    let _guard = match r.step() {
+        RmdirStep::Prepare => {
+            server.must_be_free(handle)?;
+            None
+        }
+        // Touches nothing that an operation on the directory's names reads.
+        RmdirStep::SetParent => None,
+        RmdirStep::Undo | RmdirStep::Finish => server.pass(&[(r.handle, Mode::Write)]).await,
+    };
     let attr = server.store.attr(handle)?;
     let parent = if attr.is_some() { server.store.parent(handle)?.0 } else { 0 };
     let mark = server.mark(r.intent, StepKind::Rmdir, r.handle)?.map(|m| m.state());

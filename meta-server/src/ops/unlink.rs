@@ -58,6 +58,9 @@ pub(crate) async fn unlink(server: &MetaServer, cx: &OpCx, r: UnlinkRequest) -> 
     server.commit_intent(&mut change, intent, steps.clone(), &[]);
     let answer = server.answer(cx, change, response(handle, None))?;
     server.store.sync_now().await?;
+    if let Some(guard) = &mut guard {
+        guard.keep(&[place.dir.handle()]);
+    }
     // The name is gone whatever becomes of the count.
     let _later = server.run_intent(intent, steps, guard, Change::new()).await;
     Ok(answer)

@@ -148,7 +148,9 @@ impl Run {
         body: &[u8],
     ) -> Result<OpResponse, ErrorCode> {
         let seq = self.u.next_ticket();
-        let mut result = self.u.send(server, Some(seq), op.clone(), body).await.result;
+        let sent = self.u.send(server, Some(seq), op.clone(), body);
+        let sent = tokio::time::timeout(std::time::Duration::from_secs(500), sent).await;
+        let mut result = sent.unwrap_or_else(|_| panic!("no answer to {op:?}")).result;
         let chance = self.rand(12);
         if chance == 0 {
             self.c.restart(server);

@@ -66,6 +66,16 @@ async fn a_dropped_wait_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn a_guard_lets_go_of_what_it_need_not_keep() {
+    let s = Scheduler::new();
+    let mut guard = s.lock(&[(A, Mode::Write), (B, Mode::Write)]).await;
+    guard.keep(&[B]);
+    assert!(s.try_lock(A, Mode::Write).is_some() && s.try_lock(B, Mode::Write).is_none());
+    drop(guard);
+    assert!(s.inner.lock().table.is_empty());
+}
+
+#[tokio::test]
 async fn a_handle_named_twice_is_taken_once() {
     let s = Scheduler::new();
     let guard = s.lock(&[(A, Mode::Read), (A, Mode::Write)]).await;
