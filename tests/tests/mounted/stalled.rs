@@ -18,7 +18,8 @@ fn shell(script: &str, dir: &std::path::Path) -> Child {
 pub fn a_waiting_process_can_be_killed() {
     // A short lease would let the frozen servers' sessions expire meanwhile.
     let cluster = Cluster::start(Spec { lease_ms: 60_000, ..Spec::default() });
-    for options in ["", "hard"] {
+    // Without caches, so that every command needs a server.
+    for options in ["acache-ms=0,ncache-ms=0", "acache-ms=0,ncache-ms=0,hard"] {
         let mount = cluster.mount(options);
         fs::write(mount.path("large"), pattern::bytes(1, 0, 3 << 20)).unwrap();
         fs::write(mount.path("small"), "small").unwrap();

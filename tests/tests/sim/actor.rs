@@ -384,10 +384,21 @@ impl Actor {
         let first = got.iter().zip(&model[from..to]).position(|(a, b)| a != b);
         if let Some(at) = first {
             let end = (at + 24).min(got.len());
-            let same = (0..got.len().saturating_sub(24)).filter(|i| got[*i..*i + 24] == got[at..end]).collect::<Vec<_>>();
+            let same = (0..got.len().saturating_sub(24))
+                .filter(|i| got[*i..*i + 24] == got[at..end])
+                .collect::<Vec<_>>();
             let bad: Vec<usize> = (0..got.len()).filter(|i| got[*i] != model[from + i]).collect();
-            crate::trace(|| format!("same bytes at {same:?}, differs in {:?}..{:?} ({})", bad.first(), bad.last(), bad.len()));
-            crate::trace(|| format!("there {:?}, wanted {:?}", &got[at..end], &model[from + at..from + end]));
+            crate::trace(|| {
+                format!(
+                    "same bytes at {same:?}, differs in {:?}..{:?} ({})",
+                    bad.first(),
+                    bad.last(),
+                    bad.len()
+                )
+            });
+            crate::trace(|| {
+                format!("there {:?}, wanted {:?}", &got[at..end], &model[from + at..from + end])
+            });
         }
         assert!(
             got.len() == to - from && first.is_none(),
