@@ -31,9 +31,13 @@ const GATHER_MS: u64 = 20;
 pub(crate) async fn run(server: Weak<MetaServer>) {
     loop {
         let Some(me) = server.upgrade() else { return };
-        let pause = match me.reap_round().await {
+        let round = me.reap_round().await;
+        let queued = me.store.reap.clone();
+        // The server is not kept alive by a reaper with nothing to do.
+        drop(me);
+        let pause = match round {
             Ok(Round::Empty) => {
-                me.reap.notified().await;
+                queued.notified().await;
                 GATHER_MS
             }
             Ok(Round::Done) => continue,
@@ -43,7 +47,6 @@ pub(crate) async fn run(server: Weak<MetaServer>) {
                 RETRY_MS
             }
         };
-        drop(me);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 }
@@ -115,7 +118,6 @@ impl MetaServer {
         }
         self.store.commit(change)?;
         self.young.borrow_mut().remove(&handle);
-        self.reap.notify_one();
         Ok(())
     }
 
@@ -129,18 +131,24 @@ impl MetaServer {
         closed.into_iter().try_for_each(|handle| self.reap_orphan(handle))
     }
 
-    /// Settles a file's size in the background, if it is dynamic.
+    /// Whether the object is a file with a dynamic size.
+    pub(crate) fn is_dynamic(&self, handle: Handle) -> bool {
+        self.store.attr(handle).is_ok_and(|a| a.is_some_and(|a| a.has(AttrFlags::SIZE_DYNAMIC)))
+    }
+
+    /// Settles a file's size in the background; in the grace time: after it.
     pub(crate) fn settle_later(&self, handle: Handle) {
-        let dynamic = self
-            .store
-            .attr(handle)
-            .is_ok_and(|a| a.is_some_and(|a| a.has(AttrFlags::SIZE_DYNAMIC) && a.nlink > 0));
-        let Some(me) = self.arc().filter(|_| dynamic) else { return };
+        let is_news = self.settling.borrow_mut().insert(handle);
+        if !is_news || self.in_grace.get() {
+            return;
+        }
+        let Some(me) = self.arc() else { return };
         tokio::task::spawn_local(async move {
             if let Err(e) = me.settle(handle).await {
-                // Clients go on asking the datafiles; the next last close settles it.
+                // Clients go on asking the datafiles; the next look or close tries again.
                 tracing::debug!("the size of object {handle} stays dynamic: {e}");
             }
+            me.settling.borrow_mut().remove(&handle);
         });
     }
 

@@ -28,7 +28,6 @@ use pvfs2_trove::bstreams::Bstreams;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
-use tokio::sync::Notify;
 
 /// Bits of an intent number below the server's part.
 const INTENT_SHIFT: u32 = 48;
@@ -73,8 +72,8 @@ pub struct MetaServer {
     pub(crate) sched: Scheduler,
     pub(crate) opens: RefCell<OpenTable>,
     pub(crate) in_grace: Cell<bool>,
-    /// Wakes the reaper.
-    pub(crate) reap: Notify,
+    /// Files whose size is being asked of their datafiles, or shall be after the grace time.
+    pub(crate) settling: RefCell<HashSet<Handle>>,
     /// Stuffed files made since the start whose bytes nobody was promised to survive loss of power.
     pub(crate) young: RefCell<HashSet<Handle>>,
     pub(crate) held: RefCell<crate::peer_steps::Held>,
@@ -149,7 +148,7 @@ impl MetaServer {
             sched: Scheduler::new(),
             opens: RefCell::default(),
             in_grace: Cell::new(true),
-            reap: Notify::new(),
+            settling: RefCell::default(),
             young: RefCell::default(),
             held: RefCell::default(),
             recovered: RefCell::default(),
@@ -248,11 +247,14 @@ impl MetaServer {
 
     /// Attributes as the asking session sees them.
     pub(crate) fn seen(&self, cx: &OpCx, mut attr: Attr) -> Attr {
-        if attr.has(AttrFlags::SIZE_DYNAMIC)
-            && !self.in_grace.get()
-            && self.opens.borrow().is_sole_writer(cx.session, attr.handle())
-        {
-            attr.set(AttrFlags::SOLE_WRITER, true);
+        if attr.has(AttrFlags::SIZE_DYNAMIC) && !self.in_grace.get() {
+            let opens = self.opens.borrow();
+            if opens.is_sole_writer(cx.session, attr.handle()) {
+                attr.set(AttrFlags::SOLE_WRITER, true);
+            } else if !opens.has_writers(attr.handle()) {
+                // Left by a writer that never told: whoever looks next shall find it settled.
+                self.settle_later(attr.handle());
+            }
         }
         attr
     }
@@ -379,7 +381,7 @@ impl OpHandler for MetaServer {
         }
         let ended = self.opens.borrow_mut().end_session(session);
         for (handle, closed) in ended {
-            if closed.last_writer {
+            if closed.last_writer && self.is_dynamic(handle) {
                 self.settle_later(handle);
             }
             if closed.last {
@@ -404,6 +406,9 @@ impl OpHandler for MetaServer {
 
     fn grace_ended(&self) {
         self.in_grace.set(false);
+        for handle in self.settling.take() {
+            self.settle_later(handle);
+        }
         if let Err(e) = self.reap_orphans() {
             tracing::error!("cannot remove objects without names after the grace time: {e}");
         }

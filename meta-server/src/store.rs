@@ -18,6 +18,7 @@ use pvfs2_server_core::service::OpCx;
 use pvfs2_trove::{Collection, Txn};
 use std::cell::Cell;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// Numbers that one durable reservation covers.
 const RESERVE: u64 = 1_024;
@@ -29,6 +30,8 @@ const SCAN_BATCH: usize = 1_024;
 pub struct Change {
     txn: Txn,
     objects: i64,
+    /// Something was queued for the reaper.
+    reaps: bool,
 }
 
 impl Change {
@@ -77,6 +80,8 @@ pub struct Store {
     handles: Reserve,
     intents: Reserve,
     objects: Cell<i64>,
+    /// Wakes the reaper.
+    pub reap: Arc<Notify>,
 }
 
 struct Reserve {
@@ -115,6 +120,7 @@ impl Store {
             handles: Reserve { next: Cell::new(handles), limit: Cell::new(handles) },
             intents: Reserve { next: Cell::new(intents), limit: Cell::new(intents) },
             objects: Cell::new(counted.unwrap_or(0) as i64),
+            reap: Arc::default(),
             collection,
         };
         if seed.is_none() {
@@ -205,6 +211,9 @@ impl Store {
     pub fn commit(&self, change: Change) -> Result<u64> {
         let index = self.collection.commit(change.txn)?;
         self.objects.set(self.objects.get() + change.objects);
+        if change.reaps {
+            self.reap.notify_one();
+        }
         Ok(index)
     }
 
@@ -438,6 +447,7 @@ impl Store {
         }
         if let Some(layout) = &attr.layout {
             change.put(keys::reap(handle), keys::reap_value(&layout.datahandles));
+            change.reaps = true;
         }
         Ok(())
     }

@@ -46,7 +46,6 @@ pub(crate) async fn link_count(
     let record = StepRecord { state: state as i32, handle: r.handle, ..Default::default() };
     server.put_mark(&mut change, r.intent, StepKind::LinkCount, r.handle, &record);
     server.commit_step(change).await?;
-    server.reap.notify_one();
     answer(attr)
 }
 

@@ -11,8 +11,9 @@ use pvfs2_server_core::service::{Answer, OpCx};
 pub(crate) fn listxattr(server: &MetaServer, cx: &OpCx, r: ListxattrRequest) -> Result<Answer> {
     let attr = server.store.object(Handle(r.handle))?;
     let shown = |name: &[u8]| {
-        let hidden = name.starts_with(b"trusted.") && !cx.cred.is_root();
-        !hidden && !(attr.is_file() && name.starts_with(layouts::PREFIX))
+        let secret = name.starts_with(b"trusted.") && !cx.cred.is_root();
+        let of_layout = attr.is_file() && name.starts_with(layouts::PREFIX);
+        !(secret || of_layout)
     };
     let all = server.store.xattrs(&attr)?;
     let names = all.into_iter().map(|(name, _)| name).filter(|n| shown(n)).collect();

@@ -32,9 +32,13 @@ fn one(server: &MetaServer, cx: &OpCx, item: &ReleaseItem) -> Result<()> {
     };
     let mut changed = apply(server, &mut attr, item);
     let closed = server.opens.borrow_mut().close(cx.session, handle, item.write);
+    // A close of what is not known to be open comes after a restart: who knows what it wrote?
+    let knows = closed.is_some_and(|c| !c.disturbed) && !server.in_grace.get();
     let closed = closed.unwrap_or_default();
-    let settles = closed.last_writer && attr.has(AttrFlags::SIZE_DYNAMIC);
-    let exact = settles && !closed.disturbed && !server.in_grace.get();
+    let settles = item.write
+        && attr.has(AttrFlags::SIZE_DYNAMIC)
+        && !server.opens.borrow().has_writers(handle);
+    let exact = settles && knows;
     if exact {
         attr.set(AttrFlags::SIZE_DYNAMIC, false);
         changed = true;

@@ -77,7 +77,6 @@ pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> 
     let steps = ends.carry_out(server, &mut change, 0, &r)?;
     debug_assert!(steps.is_empty());
     let answer = server.answer(cx, change, response)?;
-    server.reap.notify_one();
     Ok(answer)
 }
 

@@ -178,7 +178,6 @@ async fn finish(
         }
     };
     server.store.sync_now().await?;
-    server.reap.notify_one();
     // The new name stands whatever becomes of the rest.
     let _later = server.run_intent(intent, steps, Some(guard), Change::new()).await;
     Ok(answer)

@@ -49,7 +49,6 @@ pub(crate) async fn unlink(server: &MetaServer, cx: &OpCx, r: UnlinkRequest) -> 
         let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
         let attr = drop_name(server, &mut change, attr, now)?;
         let answer = server.answer(cx, change, response(handle, attr))?;
-        server.reap.notify_one();
         return Ok(answer);
     }
     let intent = server.store.new_intent()?;

@@ -308,3 +308,42 @@ fn times_set_explicitly_outlast_earlier_writes() {
         assert!(attr.mtime_ns > written_ns && attr.size == 20 && attr.ctime_ns >= attr.mtime_ns);
     });
 }
+
+#[test]
+fn a_close_in_the_grace_time_is_settled_after_it() {
+    with_cluster(1, |c| async move {
+        let (a, idle) = (c.root(), c.root());
+        idle.session(0).unwrap();
+        let f = a.create_open(1, "f").await.unwrap();
+        let attr = a.unstuff(f).await.unwrap();
+        a.write_datafiles(&attr, 0, &[1; 400]);
+        c.restart(0);
+        a.close(f, true, 400).await.unwrap();
+        settle().await;
+        assert!(dynamic(&a.getattr(f).await.unwrap()), "another may have it open");
+        for _ in 0..6 {
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            a.ask(0, RenewRequest {}).await.unwrap();
+        }
+        let attr = a.getattr(f).await.unwrap();
+        assert!(!dynamic(&attr) && attr.size == 400, "{attr:?}");
+    });
+}
+
+#[test]
+fn a_look_at_an_abandoned_size_settles_it() {
+    with_cluster(1, |c| async move {
+        let a = c.root();
+        let f = a.create_open(1, "f").await.unwrap();
+        let attr = a.unstuff(f).await.unwrap();
+        a.write_datafiles(&attr, 0, &[1; 400]);
+        c.restart(0);
+        // The writer never comes back.
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        let b = c.root();
+        assert!(dynamic(&b.getattr(f).await.unwrap()));
+        settle().await;
+        let attr = b.getattr(f).await.unwrap();
+        assert!(!dynamic(&attr) && attr.size == 400, "{attr:?}");
+    });
+}
