@@ -13,7 +13,7 @@ use pvfs2_config::Cluster;
 use pvfs2_io::{IoConfig, IoServer};
 use pvfs2_meta::{MetaConfig, MetaServer, PeerConfig};
 use pvfs2_proto::env::Env;
-use pvfs2_proto::{ClusterMap, ErrorCode, ServerId};
+use pvfs2_proto::{ClusterMap, ErrorCode, PvfsError, ServerId};
 use pvfs2_server_core::management::{self, source::ServerSource};
 use pvfs2_server_core::metrics::{Metrics, names};
 use pvfs2_server_core::service::{CombinedHandler, OpHandler, ServiceConfig, SessionService};
@@ -21,13 +21,16 @@ use pvfs2_trove::{FormatInfo, StorageSpace, TroveOptions};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 /// How long the management service waits for numbers from the server's own loop.
 const GAUGES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a server waits for the end of a predecessor that still holds its storage or its port.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
 
 type Gauges = Vec<(&'static str, u64)>;
 type Question = std_mpsc::SyncSender<Gauges>;
@@ -157,7 +160,8 @@ pub fn start(cluster: &Cluster, alias: &str, io_loops: usize) -> Result<RunningS
     let info = format_info(cluster, id, alias);
     let mut trove = TroveOptions::default();
     trove.bstreams.recycle_secs = u64::from(cluster.timeouts.handle_recycle_secs);
-    let space = StorageSpace::open(&cluster.storage_of(server), &info, trove, env.clone())?;
+    let dir = cluster.storage_of(server);
+    let space = when_free(|| StorageSpace::open(&dir, &info, trove.clone(), env.clone()))?;
     let space = Arc::new(space);
     let (stop, shutdown) = watch::channel(false);
     let mut options = ServerOptions::new(env.clone());
@@ -193,13 +197,27 @@ pub fn start(cluster: &Cluster, alias: &str, io_loops: usize) -> Result<RunningS
     Ok(running)
 }
 
+/// Tries again for a moment while something is in use: a predecessor that was killed just now holds
+/// lock and sockets until the last of its threads is gone.
+fn when_free<T>(attempt: impl Fn() -> Result<T, PvfsError>) -> Result<T, PvfsError> {
+    let until = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match attempt() {
+            Err(e) if e.code == ErrorCode::InUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
 fn start_threads(
     shared: &Arc<Shared>,
     server: &pvfs2_config::Server,
     io_loops: usize,
     running: &mut RunningServer,
 ) -> Result<()> {
-    let listeners = runtime()?.block_on(bind_all(&server.addresses))?;
+    let listeners = bind_all(&server.addresses)?;
     let (ask, questions) = mpsc::unbounded_channel();
     match (server.meta_range.is_some(), server.io_range.is_some()) {
         (false, _) => start_io(shared, listeners, questions, io_loops.max(1), running)?,
@@ -215,7 +233,8 @@ fn runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("cannot start a runtime")
 }
 
-async fn bind_all(addresses: &[String]) -> Result<Vec<Listener>> {
+fn bind_all(addresses: &[String]) -> Result<Vec<Listener>> {
+    let runtime = runtime()?;
     let mut all = Vec::new();
     for text in addresses {
         let address: Address = text.parse()?;
@@ -225,7 +244,7 @@ async fn bind_all(addresses: &[String]) -> Result<Vec<Listener>> {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("cannot make {} for a socket", dir.display()))?;
         }
-        let bound = Listener::bind(&address).await.map_err(|e| match e.code {
+        let bound = when_free(|| runtime.block_on(Listener::bind(&address))).map_err(|e| match e.code {
             ErrorCode::InUse => anyhow!(
                 "{} (is this server running already? otherwise end what listens there, or change the address in the cluster file)",
                 e.detail

@@ -1,7 +1,7 @@
 //! Quickstart and mounts as processes. Every process that a case starts ends with it.
 use crate::{ok, pvfs2, refused};
 use pvfs2_tests::mount::is_mounted;
-use pvfs2_tests::wait::{exit_within, secs, until};
+use pvfs2_tests::wait::{exit_within, secs, until, within};
 use pvfs2_tests::{Cluster, Spec, pattern};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -75,10 +75,12 @@ pub fn a_killed_server_comes_back_by_hand() {
             .unwrap();
         // Quickstart ends it; the guard is for a case that fails before that.
         let mut server = Held(server);
-        until(secs(30), "it is back", || {
+        let back = within(secs(30), || {
             let text = fs::read_to_string(quick.data().join(format!("run/{alias}.pid"))).unwrap();
             text.starts_with(&format!("{} ", server.0.id()))
         });
+        let log = fs::read_to_string(quick.dir.path().join("log")).unwrap();
+        assert!(back, "{alias} is not back: {log}");
         waiting.join().unwrap().unwrap();
         pattern::check_file(&quick.mnt().join(format!("while-{alias}-is-down")), 2, 1_000_000);
         pattern::check_file(&file, 1, 3_000_000);
