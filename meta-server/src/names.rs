@@ -81,6 +81,9 @@ impl MetaServer {
     /// the names point at. What it returns is to be kept until the operation ends.
     pub(crate) async fn pass_names(&self, names: &[(u64, &[u8])], more: &[u64]) -> Option<Guard> {
         loop {
+            if self.sched.is_idle() {
+                return None;
+            }
             let wanted = self.touched(names, more);
             if self.sched.is_free(&wanted) {
                 return None;

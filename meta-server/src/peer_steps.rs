@@ -2,8 +2,8 @@
 //!
 //! Every step leaves a mark (`keys::step`), so that a repeat does nothing and a step that was taken
 //! back cannot come later. Marks go when their coordinator says that the intent is over
-//! ([`prune`]). A rename between servers holds the directory of the old name from its first step to
-//! its last, over a restart too: the mark says so, and [`MetaServer::recover_holds`] takes it again.
+//! (`prune`). A rename between servers holds the directory of the old name from its first step to
+//! its last, over a restart too: the mark says so, and `MetaServer::recover_holds` takes it again.
 use crate::keys;
 use crate::server::MetaServer;
 use crate::store::Change;

@@ -194,6 +194,11 @@ impl Scheduler {
         Scheduler::default()
     }
 
+    /// Whether nothing is held at all.
+    pub fn is_idle(&self) -> bool {
+        self.inner.lock().table.is_empty()
+    }
+
     /// Whether an operation that does not wait may run on these handles now.
     pub fn is_free(&self, handles: &[(Handle, Mode)]) -> bool {
         let inner = self.inner.lock();
