@@ -135,6 +135,16 @@ impl MetaServer {
         Ok(mtime_ns)
     }
 
+    /// Empties the datafiles, those that exist.
+    pub(crate) async fn empty_datafiles(&self, cx: &OpCx, layout: &FileLayout) -> Result<()> {
+        let mut requests = Vec::with_capacity(layout.datahandles.len());
+        for &datahandle in &layout.datahandles {
+            let request = DfTruncateRequest { datahandle, size: 0, extend: false };
+            requests.push((self.io_server(datahandle)?, request));
+        }
+        peer::ask_all(self.peers(), &cx.cred, cx.op_id, requests).await.map(|_| ())
+    }
+
     /// Makes the datafiles survive loss of power.
     pub(crate) async fn sync_datafiles(&self, cx: &OpCx, layout: &FileLayout) -> Result<()> {
         let mut by_server: BTreeMap<ServerId, Vec<u64>> = BTreeMap::new();

@@ -13,6 +13,7 @@
 //! | `i` | intent (8) | `IntentRecord` (prost): an operation over several servers, here begun |
 //! | `j` | intent (8), kind (1), handle (8) | `StepRecord` (prost): a step of another server's intent, done here |
 //! | `e` | session (8), slot (4) | seq (8, LE), offset (8, LE): where an append was begun |
+//! | `m` | handle (8) | `FileLayout` (prost): where a stuffed file's bytes began to move |
 //! | `n` | counter (1) | value (8, LE) |
 //! | `s`, `r` | see `server_core::session` | sessions and kept replies |
 //!
@@ -39,6 +40,7 @@ const INTENT: u8 = b'i';
 const STEP: u8 = b'j';
 const APPEND: u8 = b'e';
 const COUNTER: u8 = b'n';
+const MOVING: u8 = b'm';
 
 /// Bits of a cursor that count names of equal hash.
 const RANK_BITS: u32 = 6;
@@ -90,7 +92,7 @@ pub fn handle_of(key: &[u8]) -> Option<Handle> {
     be_u64(key, 1).map(Handle)
 }
 
-/// The place of a name in its directory: a hash with the low [`RANK_BITS`] clear, never 0. `seed` is
+/// The place of a name in its directory: a hash with the low `RANK_BITS` clear, never 0. `seed` is
 /// [`Counter::NameHash`]. Folded multiplication as in wyhash (Wang Yi, public domain); the secret
 /// seed keeps anybody from preparing names that collide.
 pub fn name_hash(seed: u64, name: &[u8]) -> u64 {
@@ -207,6 +209,10 @@ pub fn reap_value(datahandles: &[u64]) -> Vec<u8> {
 pub fn reap_datahandles(value: &[u8]) -> Vec<Handle> {
     value.chunks_exact(8).filter_map(|c| le_u64(c, 0)).map(Handle).collect()
 }
+/// Key of the layout that a stuffed file's bytes began to move to.
+pub fn moving(handle: Handle) -> Key {
+    with_u64(MOVING, handle.0)
+}
 /// Key of an intent.
 pub fn intent(intent: u64) -> Key {
     with_u64(INTENT, intent)
@@ -284,6 +290,7 @@ mod tests {
         assert_eq!(bytes(h).as_slice(), key(b'b', b""));
         assert_eq!(orphan(h).as_slice(), key(b'o', b""));
         assert_eq!(reap(h).as_slice(), key(b'q', b""));
+        assert_eq!(moving(h).as_slice(), key(b'm', b""));
         assert_eq!(intent(h.0).as_slice(), key(b'i', b""));
         assert_eq!(step(h.0, 3, 1).as_slice(), key(b'j', &[3, 0, 0, 0, 0, 0, 0, 0, 1]));
         assert_eq!(append_note(h.0, 5).as_slice(), key(b'e', &[0, 0, 0, 5]));

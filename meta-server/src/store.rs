@@ -5,7 +5,7 @@
 //!
 //! Invariants: every object has attributes; a directory has a parent record; `size` of a directory
 //! is the number of its dirents and `nlink` 2 + its subdirectories, kept in the same change that
-//! alters the dirents. Handles and intent numbers are reserved [`RESERVE`] at a time and never
+//! alters the dirents. Handles and intent numbers are reserved `RESERVE` at a time and never
 //! given out twice, so that `handle_recycle_secs` is for ever.
 use crate::keys::{self, Counter, DirentValue};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use prost::Message;
 use pvfs2_proto::attr::mode::{S_IFDIR, S_IFMT};
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::Dirent;
-use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, HandleRange, PvfsError, Result};
+use pvfs2_proto::{Attr, AttrFlags, ErrorCode, FileLayout, Handle, HandleRange, PvfsError, Result};
 use pvfs2_server_core::service::OpCx;
 use pvfs2_trove::{Collection, Txn};
 use std::cell::Cell;
@@ -445,11 +445,29 @@ impl Store {
         if attr.mode & S_IFMT == S_IFDIR {
             change.delete(keys::parent(handle));
         }
-        if let Some(layout) = &attr.layout {
+        let moving = self.moving(attr)?;
+        if moving.is_some() {
+            change.delete(keys::moving(handle));
+        }
+        if let Some(layout) = attr.layout.as_ref().or(moving.as_ref()) {
             change.put(keys::reap(handle), keys::reap_value(&layout.datahandles));
             change.reaps = true;
         }
         Ok(())
+    }
+
+    /// The layout that a stuffed file's bytes began to move to in an attempt that did not end well:
+    /// its datafiles may hold old bytes.
+    ///
+    /// # Errors
+    /// Trove's; `Damaged`.
+    pub fn moving(&self, attr: &Attr) -> Result<Option<FileLayout>> {
+        if !attr.has(AttrFlags::MOVING) {
+            return Ok(None);
+        }
+        let value = self.get(keys::moving(attr.handle()))?;
+        let parse = |v: Bytes| FileLayout::decode(v).map_err(|_| damaged(attr.handle()));
+        value.map(parse).transpose()
     }
 }
 

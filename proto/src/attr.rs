@@ -20,6 +20,9 @@ impl AttrFlags {
     pub const SOLE_WRITER: u32 = 8;
     /// The directory is being removed: nothing may be made in it.
     pub const DIR_DYING: u32 = 16;
+    /// (At the metadata server) a stuffed file whose bytes began to move to datafiles, which may
+    /// hold some of them; see `unstuff`.
+    pub const MOVING: u32 = 32;
 }
 
 /// Attributes of an object. Times are nanoseconds since 1970-01-01 UTC.

@@ -2,9 +2,16 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | choose layout, name datahandles | write the bytes, if there are any | answer |
-//! | write the bytes to the datafiles | commit | answer; what was written will be overwritten |
-//! | commit: layout in, bytes out, reply | answer | nothing happened |
+//! | choose layout, name datahandles | begin, if there are bytes; else commit | answer |
+//! | begin: commit the layout beside the bytes | write the bytes | nothing happened |
+//! | empty the datafiles, if an earlier attempt had begun | write the bytes | answer |
+//! | write the bytes to the datafiles | commit | answer; the file stays stuffed, and moving |
+//! | commit: layout in, bytes out, reply | answer | the file stays stuffed, and moving |
+//!
+//! A file whose move was begun and not ended keeps that layout for the next attempt: its datahandles
+//! may hold bytes of the first one, and a layout in another order (or a file that was shortened
+//! meanwhile) would show them in the wrong place. They are emptied before they are written again,
+//! and go to the reaper when the file goes.
 //!
 //! The file is locked until the end. Where the bytes may have been promised to survive loss of power
 //! (an fsync, or an earlier run of the server), the datafiles are synced before the commit.
@@ -13,6 +20,7 @@
 use crate::keys;
 use crate::server::MetaServer;
 use crate::store::Change;
+use prost::Message;
 use pvfs2_proto::op::{OpResponse, UnstuffRequest, UnstuffResponse};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::prelude::{self, WRITE};
@@ -56,18 +64,36 @@ pub(crate) async fn move_out(
     respond: Option<super::setattr::Respond<'_>>,
 ) -> Result<Attr> {
     let handle = attr.handle();
-    let layout = server.new_layout(handle, &server.store.xattrs(&attr)?)?;
+    let begun = server.store.moving(&attr)?;
+    let mut change = Change::new();
+    let layout = match begun {
+        Some(layout) => {
+            server.empty_datafiles(cx, &layout).await?;
+            layout
+        }
+        None => server.new_layout(handle, &server.store.xattrs(&attr)?)?,
+    };
     let bytes = server.store.get(keys::bytes(handle))?.unwrap_or_default();
     let bytes = bytes.slice(..bytes.len().min(attr.size as usize));
-    let mut change = Change::new();
     if !bytes.is_empty() {
+        if !attr.has(AttrFlags::MOVING) {
+            attr.set(AttrFlags::MOVING, true);
+            let mut begin = Change::new();
+            begin.put(keys::moving(handle), layout.encode_to_vec());
+            begin.put_attr(&attr);
+            server.store.commit(begin)?;
+        }
         server.write_datafiles(cx, &layout, 0, &bytes).await?;
         if !server.young.borrow().contains(&handle) {
             server.sync_datafiles(cx, &layout).await?;
         }
         change.delete(keys::bytes(handle));
+    }
+    if attr.has(AttrFlags::MOVING) {
         // A reader's time may have come meanwhile; nothing else can have changed.
         attr = server.store.object(handle)?;
+        attr.set(AttrFlags::MOVING, false);
+        change.delete(keys::moving(handle));
     }
     attr.layout = Some(layout);
     attr.set(AttrFlags::STUFFED, false);
