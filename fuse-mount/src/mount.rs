@@ -121,13 +121,6 @@ pub enum Inval {
         /// Bytes.
         len: u64,
     },
-    /// Attributes, and then something that must come after.
-    AttrThen {
-        /// The object.
-        ino: fuser::INodeNo,
-        /// What comes after: the reply to whoever made the change.
-        then: Box<dyn FnOnce() + Send>,
-    },
     /// Nothing more: the mount has ended (operations that still wait in the background hold the
     /// sender, so its end tells nothing).
     End,
@@ -348,11 +341,6 @@ fn invalidate(jobs: &mpsc::Receiver<Inval>, notifier: &Notifier) {
         match job {
             Inval::Data { ino, logical_offset, len } => {
                 tell(ino, signed(logical_offset), signed(len));
-            }
-            Inval::AttrThen { ino, then } => {
-                // A negative offset leaves the pages alone.
-                tell(ino, -1, 0);
-                then();
             }
             Inval::End => return,
         }

@@ -8,11 +8,13 @@
 //! - [`keys`]: every key and value of the keyval
 //! - [`store`]: typed access to them; changes; handles to give out
 //! - [`opens`]: who has which file open
+//! - `acl`: setting POSIX ACLs
 //! - `names`: what every operation on a name begins with
 //! - [`layouts`]: distribution and I/O servers of a new file
 //! - [`datafiles`]: this server as a client of the I/O servers
 //! - [`intents`], [`peer_steps`]: operations over several metadata servers, from both sides
 //! - `reaper`: removes what has lost its last name and its last open
+mod acl;
 pub mod datafiles;
 pub mod intents;
 pub mod keys;

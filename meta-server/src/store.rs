@@ -10,10 +10,12 @@
 use crate::keys::{self, Counter, DirentValue};
 use bytes::Bytes;
 use prost::Message;
+use pvfs2_proto::attr::XATTR_ACL_DEFAULT;
 use pvfs2_proto::attr::mode::{S_IFDIR, S_IFMT};
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::Dirent;
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, FileLayout, Handle, HandleRange, PvfsError, Result};
+use pvfs2_server_core::acl::Acl;
 use pvfs2_server_core::service::OpCx;
 use pvfs2_trove::{Collection, Txn};
 use std::cell::Cell;
@@ -424,6 +426,20 @@ impl Store {
             })?;
         }
         Ok(all)
+    }
+
+    /// The ACL that a directory hands down.
+    ///
+    /// # Errors
+    /// Trove's; `Damaged`.
+    pub fn default_acl(&self, dir: &Attr) -> Result<Option<Acl>> {
+        if !dir.has(AttrFlags::HAS_XATTR) {
+            return Ok(None);
+        }
+        match self.get(keys::xattr(dir.handle(), XATTR_ACL_DEFAULT))? {
+            None => Ok(None),
+            Some(value) => Acl::parse(&value).map_err(|_| damaged(dir.handle())),
+        }
     }
 
     /// Adds the removal of an object: its attributes and all that belongs to them; its datahandles

@@ -1,5 +1,6 @@
 //! Tests of the metadata server without a network: real services around it, a fake I/O server in
 //! memory, faults on demand, a clock that the test moves.
+mod acls;
 mod across;
 mod basics;
 mod harness;

@@ -5,6 +5,12 @@
 //! `max(size, logical end of the datafiles)`: the client asks the I/O servers, as in PVFS2.
 use crate::dist::Dist;
 use crate::handle::Handle;
+use bytes::Bytes;
+
+/// Name of the extended attribute that is an object's access ACL.
+pub const XATTR_ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+/// Name of the extended attribute that is what a directory hands down as ACL.
+pub const XATTR_ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// Flags of [`Attr::flags`], as bits.
 pub struct AttrFlags;
@@ -13,7 +19,8 @@ impl AttrFlags {
     pub const STUFFED: u32 = 1;
     /// The size must be computed from the datafiles.
     pub const SIZE_DYNAMIC: u32 = 2;
-    /// The object has extended attributes (clear: `getxattr` needs no request).
+    /// The object has extended attributes (clear: `getxattr` needs no request); the access ACL does
+    /// not count.
     pub const HAS_XATTR: u32 = 4;
     /// (In replies) the asking session is the only one that has the file open for writing, so what
     /// it knows of the size is exact.
@@ -74,6 +81,10 @@ pub struct Attr {
     /// times before it do not count.
     #[prost(sint64, tag = "15")]
     pub mtime_set_ns: i64,
+    /// The access ACL, where it says more than the mode: value of `system.posix_acl_access`. Its
+    /// owner, mask (or group) and other entries always say what the mode says.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub acl: Bytes,
 }
 
 impl Attr {

@@ -8,6 +8,8 @@ pub const PATH_MAX: usize = 4096;
 pub const SYMLINK_MAX: usize = 4095;
 /// Largest extended attribute value, in bytes.
 pub const XATTR_VALUE_MAX: usize = 65_536;
+/// Largest POSIX ACL as an extended attribute, in bytes (the kernel of a client takes one page).
+pub const ACL_BYTES_MAX: usize = 4_096;
 /// Most hard links of one file.
 pub const LINK_MAX: u32 = 65_000;
 /// Largest file, in bytes (the kernel's own limit for a signed 64-bit offset).

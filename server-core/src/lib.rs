@@ -1,5 +1,6 @@
 //! What metadata servers and I/O servers share.
 //!
+//! - [`acl`]: POSIX ACLs
 //! - [`management`]: status, counters, parameters and drain for tools and Prometheus
 //! - [`metrics`]: counters and latency histograms per operation
 //! - [`peer`]: a server as a client of others
@@ -7,6 +8,7 @@
 //! - [`scheduler`]: readers share, writers exclude, per handle
 //! - [`service`]: from the network to an operation
 //! - [`session`]: the session table with slots and kept replies
+pub mod acl;
 pub mod management;
 pub mod metrics;
 pub mod peer;

@@ -1,5 +1,5 @@
 //! Access checks before an operation, as Linux makes them (`fs/attr.c`, `fs/namei.c`): the mode bits
-//! for owner, group and others; sticky directories; who may chmod, chown and set times; what becomes
+//! for owner, group and others, or the access ACL; sticky directories; who may chmod, chown and set times; what becomes
 //! of suid and sgid.
 //!
 //! The kernel of a FUSE client checks too (`default_permissions`); this is the check that counts.
@@ -8,6 +8,7 @@
 //!
 //! Supplementary groups: a request may come without them (`Cred::groups_known` false). Where they
 //! could change the outcome, the answer is `Access`, and the client asks again with all groups.
+use crate::acl::Acl;
 use pvfs2_proto::attr::mode::{S_IFMT, S_ISGID, S_ISUID, S_ISVTX};
 use pvfs2_proto::op::Cred;
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, PvfsError, Result, SetAttr};
@@ -38,7 +39,7 @@ pub fn owns(cred: &Cred, attr: &Attr) -> bool {
 }
 
 /// Whether the caller is in `gid`: `None` when its groups are not known and could tell.
-fn in_group(cred: &Cred, gid: u32) -> Option<bool> {
+pub fn in_group(cred: &Cred, gid: u32) -> Option<bool> {
     if cred.in_group(gid) {
         Some(true)
     } else if cred.groups_known {
@@ -48,16 +49,18 @@ fn in_group(cred: &Cred, gid: u32) -> Option<bool> {
     }
 }
 
-/// Whether the mode bits grant `want` (bits of [`READ`], [`WRITE`], [`EXEC`]).
+/// Whether the mode bits, or the access ACL, grant `want` (bits of [`READ`], [`WRITE`], [`EXEC`]).
 ///
 /// # Errors
-/// `Access`.
+/// `Access`; `Damaged` (the ACL).
 pub fn access(cred: &Cred, attr: &Attr, want: u32) -> Result<()> {
     let mode = attr.mode;
     let granted = if cred.is_root() {
         want & EXEC == 0 || attr.is_dir() || mode & 0o111 != 0
     } else if cred.uid == attr.uid {
         mode >> 6 & want == want
+    } else if let Some(acl) = acl_that_counts(attr)? {
+        acl.grants(cred, attr, want)
     } else {
         match in_group(cred, attr.gid) {
             Some(true) => mode >> 3 & want == want,
@@ -78,6 +81,11 @@ pub fn access(cred: &Cred, attr: &Attr, want: u32) -> Result<()> {
             _ => "change",
         },
     ))
+}
+
+/// The access ACL. As in Linux it says nothing while the mode gives the group nothing.
+fn acl_that_counts(attr: &Attr) -> Result<Option<Acl>> {
+    if attr.mode & 0o070 == 0 { Ok(None) } else { Acl::of(attr) }
 }
 
 /// Whether the caller may look names up in a directory.

@@ -385,7 +385,7 @@ pub fn lookup<'a>(server: ServerId, name: &'static str) -> Call<'a> {
 
 pub fn mkdir<'a>(server: ServerId, name: &'static str) -> Call<'a> {
     let name = Bytes::from_static(name.as_bytes());
-    Call::new(server, MkdirRequest { dir: 1, name, mode: 0o755 }.into_request())
+    Call::new(server, MkdirRequest { dir: 1, name, mode: 0o755, umask: 0 }.into_request())
 }
 
 pub fn read<'a>(server: ServerId, datahandle: u64) -> Call<'a> {

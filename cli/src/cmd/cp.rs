@@ -348,7 +348,8 @@ impl Job<'_> {
             }
             Place::Remote(p) => {
                 let (dir, name) = self.parent(p)?;
-                let create = Create::open(dir, name, mode, (false, true), false, true).umask(umask());
+                let create =
+                    Create::open(dir, name, mode, (false, true), false, true).umask(umask());
                 let made = self.fs.run(create).map_err(|e| at(p, e))?;
                 made.file
                     .map(End::Remote)

@@ -59,8 +59,14 @@ impl Create {
             truncate,
             read,
             write,
-            no_open: false,
+            ..CreateRequest::default()
         })
+    }
+
+    /// With the umask of whoever asks; the mode is then from before it.
+    pub fn umask(mut self, umask: u32) -> Create {
+        self.request.umask = umask;
+        self
     }
 
     async fn ask<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Created>> {

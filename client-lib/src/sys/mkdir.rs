@@ -19,12 +19,19 @@ pub struct Mkdir {
     dir: Handle,
     name: Bytes,
     mode: u32,
+    umask: u32,
 }
 
 impl Mkdir {
-    /// Makes `name` in `dir` (mode: permission bits, umask applied).
+    /// Makes `name` in `dir` (mode: permission bits).
     pub fn new(dir: Handle, name: Bytes, mode: u32) -> Mkdir {
-        Mkdir { dir, name, mode }
+        Mkdir { dir, name, mode, umask: 0 }
+    }
+
+    /// With the umask of whoever asks; the mode is then from before it.
+    pub fn umask(mut self, umask: u32) -> Mkdir {
+        self.umask = umask;
+        self
     }
 }
 
@@ -36,7 +43,12 @@ impl Machine for Mkdir {
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let server = cx.meta_server(self.dir)?;
-        let request = MkdirRequest { dir: self.dir.0, name: self.name.clone(), mode: self.mode };
+        let request = MkdirRequest {
+            dir: self.dir.0,
+            name: self.name.clone(),
+            mode: self.mode,
+            umask: self.umask,
+        };
         let answer = cx
             .ask(server, request)
             .await

@@ -19,13 +19,20 @@ pub struct Mknod {
     dir: Handle,
     name: Bytes,
     mode: u32,
+    umask: u32,
     rdev: u32,
 }
 
 impl Mknod {
-    /// Makes `name` in `dir` (mode: type and permission bits, umask applied).
+    /// Makes `name` in `dir` (mode: type and permission bits).
     pub fn new(dir: Handle, name: Bytes, mode: u32, rdev: u32) -> Mknod {
-        Mknod { dir, name, mode, rdev }
+        Mknod { dir, name, mode, umask: 0, rdev }
+    }
+
+    /// With the umask of whoever asks; the mode is then from before it.
+    pub fn umask(mut self, umask: u32) -> Mknod {
+        self.umask = umask;
+        self
     }
 }
 
@@ -42,6 +49,7 @@ impl Machine for Mknod {
             name: self.name.clone(),
             mode: self.mode,
             rdev: self.rdev,
+            umask: self.umask,
         };
         let answer = cx
             .ask(server, request)

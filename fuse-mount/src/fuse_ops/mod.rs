@@ -8,7 +8,6 @@
 //! Invariants: every entry sent to the kernel is counted in the inode table; the count of this
 //! mount's own changes moves on before a change is answered, so that no directory page read before
 //! serves attributes after.
-mod acl;
 mod io;
 mod listing;
 mod open;
@@ -102,6 +101,9 @@ impl Filesystem for PvfsFs {
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            // Checks go by ACLs too, and a default ACL replaces the umask: the server applies both.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
         ];
         let symlinks = self.cache_symlinks.then_some(InitFlags::FUSE_CACHE_SYMLINKS);
         for capability in wanted.into_iter().chain(symlinks) {
@@ -183,15 +185,16 @@ impl Filesystem for PvfsFs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (dir, name, mode) = (self.handle(parent), name(child), mode & !(umask & 0o777));
+        let (dir, name) = (self.handle(parent), name(child));
         if mode & S_IFMT != S_IFREG {
-            let machine = Mknod::new(dir, name, mode, rdev);
+            let machine = Mknod::new(dir, name, mode, rdev).umask(umask);
             return self.dispatch.run(req, machine, self.shared.made("mknod", reply));
         }
         let request = CreateRequest {
             dir: dir.0,
             name,
             mode: mode & 0o7777,
+            umask,
             exclusive: true,
             no_open: true,
             ..CreateRequest::default()
@@ -209,7 +212,7 @@ impl Filesystem for PvfsFs {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let machine = Mkdir::new(self.handle(parent), name(child), mode & 0o7777 & !umask);
+        let machine = Mkdir::new(self.handle(parent), name(child), mode & 0o7777).umask(umask);
         self.dispatch.run(req, machine, self.shared.made("mkdir", reply));
     }
 
@@ -285,7 +288,7 @@ impl Filesystem for PvfsFs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let mode = mode & 0o7777 & !umask;
+        let mode = (mode & 0o7777, umask);
         self.create_file(req, (self.handle(parent), name(child)), mode, flags, reply);
     }
 
@@ -438,9 +441,6 @@ impl Filesystem for PvfsFs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        if acl::is_acl(key) {
-            return self.set_acl(req, self.handle(ino), key, value, reply);
-        }
         let machine = Setxattr::new(
             self.handle(ino),
             name(key),
@@ -452,9 +452,6 @@ impl Filesystem for PvfsFs {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
-        if acl::is_acl(key) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
         let machine = Getxattr::new(self.handle(ino), name(key));
         self.dispatch.run(req, machine, move |r| replies::xattr("getxattr", size, reply, r));
     }
@@ -466,9 +463,6 @@ impl Filesystem for PvfsFs {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, key: &OsStr, reply: ReplyEmpty) {
-        if acl::is_acl(key) {
-            return reply.ok();
-        }
         let machine = Removexattr::new(self.handle(ino), name(key));
         self.dispatch.run(req, machine, self.shared.done("removexattr", reply));
     }

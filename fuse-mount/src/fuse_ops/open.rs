@@ -91,14 +91,14 @@ impl PvfsFs {
         &self,
         req: &Request,
         (dir, name): (Handle, Bytes),
-        mode: u32,
+        (mode, umask): (u32, u32),
         flags: i32,
         reply: ReplyCreate,
     ) {
         let how = OpenHow::new(flags);
         let exclusive = flags & libc::O_EXCL != 0;
         let access = (how.read, how.write);
-        let machine = Create::open(dir, name, mode, access, exclusive, how.truncate);
+        let machine = Create::open(dir, name, mode, access, exclusive, how.truncate).umask(umask);
         let shared = self.shared.clone();
         self.dispatch.run(req, machine, move |result| {
             shared.changed();

@@ -7,7 +7,7 @@
 //! | open what is there | as `open` | as `open` |
 //!
 //! A new file is stuffed and empty: it has no datahandles, and no I/O server is asked. It takes over
-//! the directory's `user.pvfs2.*` attributes. Durable: everything but the open.
+//! the directory's `user.pvfs2.*` attributes; a default ACL takes the place of the umask. Durable: everything but the open.
 //! Errors: `Exists` (also, without `exclusive`, when the name is no regular file or its object lives
 //! on another server: the client then looks it up and opens it), `IsDirectory`, `Access`,
 //! `NotFound`, `NameTooLong`, `Invalid`.
@@ -16,7 +16,8 @@ use crate::names::Place;
 use crate::server::MetaServer;
 use crate::store::Change;
 use bytes::Bytes;
-use pvfs2_proto::attr::mode::{S_IFDIR, S_IFMT, S_IFREG};
+use pvfs2_proto::attr::XATTR_ACL_DEFAULT;
+use pvfs2_proto::attr::mode::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use pvfs2_proto::op::{CreateRequest, CreateResponse, OpResponse, OpenRequest};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, PvfsError, Result};
 use pvfs2_server_core::prelude;
@@ -41,7 +42,7 @@ pub(crate) async fn create(server: &MetaServer, cx: &OpCx, r: CreateRequest) -> 
     }
     prelude::may_create(&cx.cred, &place.dir)?;
     let now = server.now_ns();
-    let mut attr = new_object(server, cx, &place.dir, S_IFREG | r.mode & !S_IFMT, now)?;
+    let mut attr = new_object(server, cx, &place.dir, (S_IFREG | r.mode & !S_IFMT, r.umask), now)?;
     attr.flags = AttrFlags::STUFFED;
     let mut change = Change::new();
     hand_down(server, &mut change, &place.dir, &mut attr)?;
@@ -96,12 +97,27 @@ pub(crate) fn new_object(
     server: &MetaServer,
     cx: &OpCx,
     dir: &Attr,
-    mode: u32,
+    mode: (u32, u32),
     now_ns: i64,
 ) -> Result<Attr> {
-    let (mode, gid) = prelude::inherit(&cx.cred, dir, mode)?;
-    Ok(Attr {
-        handle: server.store.new_handle()?.0,
+    let attr = fresh(server, cx, dir, mode, now_ns)?;
+    Ok(Attr { handle: server.store.new_handle()?.0, ..attr })
+}
+
+/// Attributes of a new object of `mode` in `dir`, without a handle. The directory's default ACL
+/// becomes its access ACL, as far as the mode goes; where there is none, `umask` applies.
+pub(crate) fn fresh(
+    server: &MetaServer,
+    cx: &OpCx,
+    dir: &Attr,
+    (mode, umask): (u32, u32),
+    now_ns: i64,
+) -> Result<Attr> {
+    let default_acl =
+        if mode & S_IFMT == S_IFLNK { None } else { server.store.default_acl(dir)? };
+    let umask = if default_acl.is_some() { 0 } else { umask & 0o777 };
+    let (mode, gid) = prelude::inherit(&cx.cred, dir, mode & !umask)?;
+    let mut attr = Attr {
         mode,
         uid: cx.cred.uid,
         gid,
@@ -112,24 +128,31 @@ pub(crate) fn new_object(
         crtime_ns: now_ns,
         change: 1,
         ..Default::default()
-    })
+    };
+    if let Some(acl) = default_acl {
+        acl.hand_down(&mut attr);
+    }
+    Ok(attr)
 }
 
-/// The layout attributes that a directory hands down.
-pub(crate) fn inherited(server: &MetaServer, dir: &Attr) -> Result<Vec<(Bytes, Bytes)>> {
+/// The attributes that a directory hands down to a new object: those of the layout, and to
+/// directories its default ACL.
+pub(crate) fn inherited(server: &MetaServer, dir: &Attr, to: &Attr) -> Result<Vec<(Bytes, Bytes)>> {
     let mut all = server.store.xattrs(dir)?;
-    all.retain(|(name, _)| layouts::INHERITED.contains(&name.as_ref()));
+    all.retain(|(name, _)| {
+        layouts::INHERITED.contains(&name.as_ref()) || to.is_dir() && name == XATTR_ACL_DEFAULT
+    });
     Ok(all)
 }
 
-/// Gives a new object the layout attributes of its directory.
+/// Gives a new object the attributes that its directory hands down.
 pub(crate) fn hand_down(
     server: &MetaServer,
     change: &mut Change,
     dir: &Attr,
     attr: &mut Attr,
 ) -> Result<()> {
-    for (name, value) in inherited(server, dir)? {
+    for (name, value) in inherited(server, dir, attr)? {
         change.put(crate::keys::xattr(attr.handle(), &name), value);
         attr.set(AttrFlags::HAS_XATTR, true);
     }

@@ -1,12 +1,13 @@
 //! getxattr: one extended attribute; the layout attributes of a file are computed.
 //!
 //! Changes nothing. Who may read what, as Linux has it: `user.` by read permission, on files and
-//! directories; `trusted.` root; `security.` all. Errors: `Stale`, `NoAttribute`, `Access`,
+//! directories; `trusted.` root; `security.` and ACLs all. Errors: `Stale`, `NoAttribute`, `Access`,
 //! `NotSupported` (other namespaces).
 use crate::keys;
 use crate::layouts;
 use crate::server::MetaServer;
 use bytes::Bytes;
+use pvfs2_proto::attr::{XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT};
 use pvfs2_proto::layout::Layout;
 use pvfs2_proto::op::{GetxattrRequest, GetxattrResponse, OpResponse};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
@@ -17,6 +18,8 @@ pub(crate) fn getxattr(server: &MetaServer, cx: &OpCx, r: GetxattrRequest) -> Re
     let attr = server.store.object(Handle(r.handle))?;
     may_read(cx, &attr, &r.name)?;
     let value = match computed(server, &attr, &r.name)? {
+        _ if r.name == XATTR_ACL_ACCESS && attr.acl.is_empty() => return Err(no_attribute()),
+        _ if r.name == XATTR_ACL_ACCESS => attr.acl,
         Some(value) => value,
         None if !attr.has(AttrFlags::HAS_XATTR) => return Err(no_attribute()),
         None => server.store.get(keys::xattr(attr.handle(), &r.name))?.ok_or_else(no_attribute)?,
@@ -30,9 +33,13 @@ pub(crate) enum Namespace {
     User,
     Trusted,
     Security,
+    Acl,
 }
 
 pub(crate) fn namespace(name: &[u8]) -> Result<Namespace> {
+    if name == XATTR_ACL_ACCESS || name == XATTR_ACL_DEFAULT {
+        return Ok(Namespace::Acl);
+    }
     for (prefix, namespace) in [
         (&b"user."[..], Namespace::User),
         (b"trusted.", Namespace::Trusted),
@@ -44,7 +51,7 @@ pub(crate) fn namespace(name: &[u8]) -> Result<Namespace> {
     }
     Err(PvfsError::new(
         ErrorCode::NotSupported,
-        "extended attributes are named user.*, trusted.* or security.*",
+        "extended attributes are named user.*, trusted.* or security.*, or are POSIX ACLs",
     ))
 }
 
@@ -56,7 +63,7 @@ fn may_read(cx: &OpCx, attr: &Attr, name: &[u8]) -> Result<()> {
     match namespace(name)? {
         Namespace::User if attr.is_file() || attr.is_dir() => prelude::access(&cx.cred, attr, READ),
         Namespace::Trusted if cx.cred.is_root() => Ok(()),
-        Namespace::Security => Ok(()),
+        Namespace::Security | Namespace::Acl => Ok(()),
         _ => Err(no_attribute()),
     }
 }

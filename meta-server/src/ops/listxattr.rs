@@ -4,6 +4,8 @@
 //! Changes nothing. Errors: `Stale`.
 use crate::layouts;
 use crate::server::MetaServer;
+use bytes::Bytes;
+use pvfs2_proto::attr::XATTR_ACL_ACCESS;
 use pvfs2_proto::op::{ListxattrRequest, ListxattrResponse, OpResponse};
 use pvfs2_proto::{Handle, Result};
 use pvfs2_server_core::service::{Answer, OpCx};
@@ -16,6 +18,10 @@ pub(crate) fn listxattr(server: &MetaServer, cx: &OpCx, r: ListxattrRequest) -> 
         !(secret || of_layout)
     };
     let all = server.store.xattrs(&attr)?;
-    let names = all.into_iter().map(|(name, _)| name).filter(|n| shown(n)).collect();
+    let mut names: Vec<Bytes> = all.into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| shown(name));
+    if !attr.acl.is_empty() {
+        names.push(Bytes::from_static(XATTR_ACL_ACCESS));
+    }
     Ok(Answer::new(OpResponse::Listxattr(ListxattrResponse { names })))
 }

@@ -7,16 +7,17 @@
 //! | make (`crdir` there) | commit | undo, answer |
 //! | commit: dirent, parent, reply in one change, intent out | answer | undo, answer |
 //!
-//! Durable: all of it. The directory takes over the parent's `user.pvfs2.*` attributes and sgid.
+//! Durable: all of it. The directory takes over the parent's `user.pvfs2.*` attributes, default
+//! ACL and sgid.
 //! Errors: `Exists`, `Access`, `NotFound`, `NameTooLong`, `Invalid`, `Unreachable`.
-use super::create::{inherited, new_object};
+use super::create::{fresh, hand_down, inherited, new_object};
 use crate::names::Place;
 use crate::server::MetaServer;
 use crate::store::Change;
 use crate::{intents, keys};
 use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::op::{CrdirRequest, Cred, MkdirRequest, MkdirResponse, OpMessage, OpResponse};
-use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result, ServerId};
+use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result, ServerId};
 use pvfs2_server_core::service::{Answer, OpCx};
 use pvfs2_server_core::{peer, prelude};
 
@@ -28,13 +29,10 @@ pub(crate) async fn mkdir(server: &MetaServer, cx: &OpCx, r: MkdirRequest) -> Re
     let _guard = server.pass_names(&[(r.dir, &r.name)], &[]).await;
     let mut place = free_place(server, cx, &r)?;
     let now = server.now_ns();
-    let mut attr = new_object(server, cx, &place.dir, mode(&r), now)?;
+    let mut attr = new_object(server, cx, &place.dir, (mode(&r), r.umask), now)?;
     attr.nlink = 2;
     let mut change = Change::new();
-    for (name, value) in inherited(server, &place.dir)? {
-        change.put(keys::xattr(attr.handle(), &name), value);
-        attr.set(AttrFlags::HAS_XATTR, true);
-    }
+    hand_down(server, &mut change, &place.dir, &mut attr)?;
     change.new_object(&attr);
     change.put_parent(attr.handle(), place.dir.handle());
     add_name(&mut change, &mut place, attr.handle(), now);
@@ -76,21 +74,10 @@ async fn far(server: &MetaServer, cx: &OpCx, r: MkdirRequest, to: ServerId) -> R
     let guard = server.lock_names(&[(r.dir, &r.name)], &[]).await;
     let mut place = free_place(server, cx, &r)?;
     let now = server.now_ns();
-    let (mode, gid) = prelude::inherit(&cx.cred, &place.dir, mode(&r))?;
-    let attr = Attr {
-        mode,
-        uid: cx.cred.uid,
-        gid,
-        nlink: 2,
-        atime_ns: now,
-        mtime_ns: now,
-        ctime_ns: now,
-        crtime_ns: now,
-        change: 1,
-        ..Default::default()
-    };
+    let attr = fresh(server, cx, &place.dir, (mode(&r), r.umask), now)?;
+    let attr = Attr { nlink: 2, ..attr };
     let intent = server.store.new_intent()?;
-    let xattrs = inherited(server, &place.dir)?;
+    let xattrs = inherited(server, &place.dir, &attr)?;
     let make = CrdirRequest {
         intent,
         attr: Some(attr),

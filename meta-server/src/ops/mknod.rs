@@ -32,7 +32,7 @@ pub(crate) async fn mknod(server: &MetaServer, cx: &OpCx, r: MknodRequest) -> Re
         return Err(PvfsError::new(ErrorCode::NotPermitted, "only root may make device files"));
     }
     let now = server.now_ns();
-    let mut attr = new_object(server, cx, &place.dir, kind | r.mode & !S_IFMT, now)?;
+    let mut attr = new_object(server, cx, &place.dir, (kind | r.mode & !S_IFMT, r.umask), now)?;
     let mut change = Change::new();
     if kind == S_IFREG {
         attr.flags = AttrFlags::STUFFED;

@@ -9,6 +9,9 @@ use pvfs2_server_core::prelude::{self, READ};
 use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
 
+/// Objects with a longer ACL are listed without attributes.
+const ACL_SHORT_BYTES: usize = 256;
+
 pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -> Result<Answer> {
     let dir = Handle(r.dir);
     server.must_own(dir)?;
@@ -23,7 +26,10 @@ pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -
         if max == 0 { (Vec::new(), false) } else { server.store.list(dir, r.cursor, max)? };
     if r.plus {
         for entry in entries.iter_mut().filter(|e| server.owns(Handle(e.handle))) {
-            entry.attr = server.store.attr(Handle(entry.handle))?.map(|a| server.seen(cx, a));
+            let attr = server.store.attr(Handle(entry.handle))?;
+            // A page of long ACLs would not fit a frame: those are asked for one by one.
+            let short = attr.filter(|a| a.acl.len() <= ACL_SHORT_BYTES);
+            entry.attr = short.map(|a| server.seen(cx, a));
         }
     }
     let parent = server.store.parent(dir)?.0;

@@ -11,8 +11,10 @@ use super::setxattr::{may_change, may_lay_out};
 use crate::server::MetaServer;
 use crate::store::Change;
 use crate::{keys, layouts};
+use bytes::Bytes;
+use pvfs2_proto::attr::XATTR_ACL_ACCESS;
 use pvfs2_proto::op::{OpResponse, RemovexattrRequest, RemovexattrResponse};
-use pvfs2_proto::{AttrFlags, Handle, Result};
+use pvfs2_proto::{Attr, AttrFlags, Handle, Result};
 use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
 
@@ -24,6 +26,14 @@ pub(crate) async fn removexattr(
     let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
     let mut attr = server.store.object(Handle(r.handle))?;
     may_change(cx, &attr, &r.name)?;
+    if r.name == XATTR_ACL_ACCESS {
+        if attr.acl.is_empty() {
+            return Err(no_attribute());
+        }
+        // The mode stays: what the mask said, the group now has.
+        attr.acl = Bytes::new();
+        return record(server, cx, Change::new(), attr);
+    }
     let all = server.store.xattrs(&attr)?;
     if !all.iter().any(|(name, _)| *name == r.name) {
         return Err(no_attribute());
@@ -32,10 +42,14 @@ pub(crate) async fn removexattr(
         may_lay_out(&attr, &r.name)?;
     }
     attr.set(AttrFlags::HAS_XATTR, all.len() > 1);
-    attr.ctime_ns = server.now_ns();
-    attr.change += 1;
     let mut change = Change::new();
     change.delete(keys::xattr(attr.handle(), &r.name));
+    record(server, cx, change, attr)
+}
+
+fn record(server: &MetaServer, cx: &OpCx, mut change: Change, mut attr: Attr) -> Result<Answer> {
+    attr.ctime_ns = server.now_ns();
+    attr.change += 1;
     change.put_attr(&attr);
     let attr = Some(server.seen(cx, attr));
     server.answer(cx, change, OpResponse::Removexattr(RemovexattrResponse { attr }))

@@ -18,9 +18,9 @@ use crate::store::Change;
 use pvfs2_proto::limits::FILE_SIZE_MAX;
 use pvfs2_proto::op::{OpResponse, SetattrRequest, SetattrResponse};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result, SetAttr, TimeSpec};
-use pvfs2_server_core::prelude;
 use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
+use pvfs2_server_core::{acl, prelude};
 
 /// Makes an operation's response out of the attributes afterwards.
 pub(crate) type Respond<'a> = &'a dyn Fn(Attr) -> OpResponse;
@@ -47,7 +47,7 @@ pub(crate) async fn apply(
     let mut attr = server.store.object(handle)?;
     prelude::may_setattr(&cx.cred, &attr, set)?;
     let mut change = Change::new();
-    if fields(server, cx, &mut change, &mut attr, set) {
+    if fields(server, cx, &mut change, &mut attr, set)? {
         change.put_attr(&attr);
         record(cx, &mut change, respond, &attr);
         server.store.commit(change)?;
@@ -68,7 +68,7 @@ fn fields(
     change: &mut Change,
     attr: &mut Attr,
     set: &SetAttr,
-) -> bool {
+) -> Result<bool> {
     let any = set.mode.is_some()
         || set.uid.is_some()
         || set.gid.is_some()
@@ -76,13 +76,16 @@ fn fields(
         || set.mtime.is_some()
         || set.kill_suidgid;
     if !any {
-        return false;
+        return Ok(false);
     }
     let now = server.now_ns();
     let time = |spec: TimeSpec| if spec.now { now } else { spec.ns };
     attr.mode = prelude::mode_after(&cx.cred, attr, set);
     attr.uid = set.uid.unwrap_or(attr.uid);
     attr.gid = set.gid.unwrap_or(attr.gid);
+    if set.mode.is_some() {
+        acl::follow_mode(attr)?;
+    }
     if let Some(spec) = set.atime {
         attr.atime_ns = time(spec);
     }
@@ -95,7 +98,7 @@ fn fields(
     }
     attr.ctime_ns = now;
     attr.change += 1;
-    true
+    Ok(true)
 }
 
 /// A write or truncation takes file capabilities away.
@@ -137,7 +140,7 @@ async fn resize(
         }
     };
     (attr.size, attr.mtime_ns) = (size, now);
-    fields(server, cx, &mut change, &mut attr, set);
+    fields(server, cx, &mut change, &mut attr, set)?;
     attr.ctime_ns = now;
     attr.change += 1;
     change.put_attr(&attr);

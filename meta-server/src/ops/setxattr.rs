@@ -1,18 +1,19 @@
 //! setxattr: sets an extended attribute; layout attributes on directories (handed down to what is
-//! made in them) and on empty files without datahandles.
+//! made in them) and on empty files without datahandles; POSIX ACLs (`acl.rs`).
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | check; value, attributes, reply in one change | answer | nothing happened |
 //!
 //! Durable: all of it. Errors: `Stale`, `Exists`, `NoAttribute`, `Access`, `NotPermitted`, `TooBig`
-//! (value), `Range` (name), `Invalid` (layout attribute), `InUse` (layout of a file with bytes),
+//! (value), `Range` (name), `Invalid` (layout attribute, ACL), `InUse` (layout of a file with bytes),
 //! `NotSupported`.
 use super::getxattr::{Namespace, namespace, no_attribute};
 use crate::server::MetaServer;
 use crate::store::Change;
-use crate::{keys, layouts};
+use crate::{acl, keys, layouts};
 use pvfs2_proto::attr::mode::S_ISVTX;
+use pvfs2_proto::attr::{XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT};
 use pvfs2_proto::limits::{NAME_MAX, XATTR_VALUE_MAX};
 use pvfs2_proto::op::{OpResponse, SetxattrRequest, SetxattrResponse};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
@@ -37,7 +38,10 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
     let mut attr = server.store.object(Handle(r.handle))?;
     may_change(cx, &attr, &r.name)?;
     let key = keys::xattr(attr.handle(), &r.name);
-    let exists = attr.has(AttrFlags::HAS_XATTR) && server.store.get(&key)?.is_some();
+    let exists = match r.name.as_ref() {
+        XATTR_ACL_ACCESS => !attr.acl.is_empty(),
+        _ => attr.has(AttrFlags::HAS_XATTR) && server.store.get(&key)?.is_some(),
+    };
     if r.create && exists {
         return Err(PvfsError::new(ErrorCode::Exists, "the object has this attribute already"));
     }
@@ -51,11 +55,17 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
         all.push((r.name.clone(), r.value.clone()));
         server.layout_wish(&all)?;
     }
-    attr.set(AttrFlags::HAS_XATTR, true);
+    let mut change = Change::new();
+    match r.name.as_ref() {
+        XATTR_ACL_ACCESS => acl::set_access(&cx.cred, &mut attr, &r.value)?,
+        XATTR_ACL_DEFAULT => acl::set_default(server, &mut change, &mut attr, &r.value)?,
+        _ => {
+            attr.set(AttrFlags::HAS_XATTR, true);
+            change.put(key, r.value);
+        }
+    }
     attr.ctime_ns = server.now_ns();
     attr.change += 1;
-    let mut change = Change::new();
-    change.put(key, r.value);
     change.put_attr(&attr);
     let attr = Some(server.seen(cx, attr));
     server.answer(cx, change, OpResponse::Setxattr(SetxattrResponse { attr }))
@@ -78,6 +88,7 @@ pub(crate) fn may_change(cx: &OpCx, attr: &Attr, name: &[u8]) -> Result<()> {
             not_permitted("only root sets trusted.* and security.* attributes")
         }
         Namespace::Trusted | Namespace::Security => Ok(()),
+        Namespace::Acl => acl::may_change(cx, attr, name),
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) async fn symlink(server: &MetaServer, cx: &OpCx, r: SymlinkRequest) -
     place.must_be_free()?;
     prelude::may_create(&cx.cred, &place.dir)?;
     let now = server.now_ns();
-    let mut attr = new_object(server, cx, &place.dir, S_IFLNK | 0o777, now)?;
+    let mut attr = new_object(server, cx, &place.dir, (S_IFLNK | 0o777, 0), now)?;
     attr.size = r.target.len() as u64;
     place.count(1, 0, now);
     let mut change = Change::new();

@@ -130,6 +130,7 @@ fn special_files_and_symlinks() {
             name: name.to_owned().into(),
             mode,
             rdev,
+            umask: 0,
         };
         let dev = u.ask(0, mknod("dev", S_IFCHR | 0o600, 0x105)).await.unwrap().attr.unwrap();
         assert_eq!((dev.rdev, dev.kind()), (0x105, S_IFCHR));

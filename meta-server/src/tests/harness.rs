@@ -485,7 +485,7 @@ impl User {
         self.mkdir_mode(dir, name, 0o755).await
     }
     pub async fn mkdir_mode(&self, dir: u64, name: &str, mode: u32) -> Result<u64> {
-        let r = MkdirRequest { dir, name: name.to_owned().into(), mode };
+        let r = MkdirRequest { dir, name: name.to_owned().into(), mode, umask: 0 };
         Ok(self.ask(self.of(dir), r).await?.attr.unwrap().handle)
     }
     pub async fn unlink(&self, dir: u64, name: &str) -> Result<UnlinkResponse> {

@@ -183,7 +183,7 @@ impl Run {
                 self.made(d, name, made, there, node);
             }
             2 => {
-                let op = MkdirRequest { dir, name: bytes, mode: 0o755 };
+                let op = MkdirRequest { dir, name: bytes, mode: 0o755, umask: 0 };
                 let result = self.send(server, op.into_request(), b"").await;
                 let made = result.map(|r| match r {
                     OpResponse::Mkdir(r) => r.attr.unwrap().handle,

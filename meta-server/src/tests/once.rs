@@ -23,9 +23,14 @@ fn every_durable_operation_takes_effect_once() {
         let r = CreateRequest { exclusive: true, ..u.creating(1, "f") };
         let OpResponse::Create(made) = thrice(&u, r.into_request(), b"").await else { panic!() };
         let f = made.attr.unwrap().handle;
-        thrice(&u, MkdirRequest { dir: 1, name: name("d"), mode: 0o755 }.into_request(), b"").await;
+        thrice(
+            &u,
+            MkdirRequest { dir: 1, name: name("d"), mode: 0o755, umask: 0 }.into_request(),
+            b"",
+        )
+        .await;
         let d = u.lookup(1, "d").await.unwrap();
-        let mknod = MknodRequest { dir: d, name: name("n"), mode: 0o10644, rdev: 0 };
+        let mknod = MknodRequest { dir: d, name: name("n"), mode: 0o10644, rdev: 0, umask: 0 };
         thrice(&u, mknod.into_request(), b"").await;
         let symlink = SymlinkRequest { dir: d, name: name("s"), target: name("t") };
         thrice(&u, symlink.into_request(), b"").await;

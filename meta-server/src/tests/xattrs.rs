@@ -48,7 +48,7 @@ fn values_flags_and_limits() {
         set(&u, f, "user.big", &[b'x'; 65_536]).await.unwrap();
         let long = format!("user.{}", "n".repeat(251));
         assert_eq!(code(set(&u, f, &long, b"").await), ErrorCode::Range);
-        for name in ["system.posix_acl_access", "user.", "nothing"] {
+        for name in ["system.posix_acl_accessed", "user.", "nothing"] {
             assert_eq!(code(set(&u, f, name, b"").await), ErrorCode::NotSupported);
         }
         for name in ["user.a", "user.ab"] {

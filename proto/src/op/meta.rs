@@ -80,7 +80,7 @@ pub struct CreateRequest {
     /// The name.
     #[prost(bytes = "bytes", tag = "2")]
     pub name: Bytes,
-    /// Permission bits, umask applied.
+    /// Permission bits, before the umask.
     #[prost(uint32, tag = "3")]
     pub mode: u32,
     /// O_EXCL.
@@ -98,6 +98,9 @@ pub struct CreateRequest {
     /// Do not leave it open (native tools that only make a file).
     #[prost(bool, tag = "8")]
     pub no_open: bool,
+    /// Bits that the mode loses, unless the directory has a default ACL.
+    #[prost(uint32, tag = "9")]
+    pub umask: u32,
 }
 /// Answer to create.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -122,9 +125,12 @@ pub struct MkdirRequest {
     /// The name.
     #[prost(bytes = "bytes", tag = "2")]
     pub name: Bytes,
-    /// Permission bits, umask applied.
+    /// Permission bits, before the umask.
     #[prost(uint32, tag = "3")]
     pub mode: u32,
+    /// Bits that the mode loses, unless the directory has a default ACL.
+    #[prost(uint32, tag = "4")]
+    pub umask: u32,
 }
 /// Answer to mkdir.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -143,12 +149,15 @@ pub struct MknodRequest {
     /// The name.
     #[prost(bytes = "bytes", tag = "2")]
     pub name: Bytes,
-    /// Type and permission bits, umask applied.
+    /// Type and permission bits, before the umask.
     #[prost(uint32, tag = "3")]
     pub mode: u32,
     /// Device number.
     #[prost(uint32, tag = "4")]
     pub rdev: u32,
+    /// Bits that the mode loses, unless the directory has a default ACL.
+    #[prost(uint32, tag = "5")]
+    pub umask: u32,
 }
 /// Answer to mknod.
 #[derive(Clone, PartialEq, prost::Message)]
