@@ -244,7 +244,7 @@ impl<H: OpHandler> SessionService<H> {
         self.inner.draining.store(true, Ordering::Relaxed);
         self.notify_all(&Notice { draining: true, ..Default::default() });
     }
-    /// Sends a notice on every connection.
+    /// Sends a notice on every connection on which somebody listens.
     pub fn notify_all(&self, notice: &Notice) {
         for conn in self.inner.conns.lock().values() {
             (conn.notifier)(notice.clone());
@@ -559,7 +559,9 @@ impl<H: OpHandler> Service for SessionService<H> {
         }
         response.in_grace = sessions.in_grace();
         drop(sessions);
-        inner.conns.lock().insert(conn.id, conn.clone());
+        if !hello.no_notices {
+            inner.conns.lock().insert(conn.id, conn.clone());
+        }
         Ok(response)
     }
 

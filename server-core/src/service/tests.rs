@@ -144,3 +144,28 @@ async fn an_unrenewed_session_ends() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn notices_go_where_somebody_listens() {
+    let b = bench(1);
+    let told = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    for (id, no_notices) in [(1, false), (2, true)] {
+        let told = told.clone();
+        let conn = Arc::new(Conn {
+            id,
+            peer: "test".into(),
+            is_local: true,
+            peer_uid: None,
+            session: Default::default(),
+            notifier: Arc::new(move |n| {
+                assert!(n.draining);
+                told.fetch_add(id, Ordering::Relaxed);
+            }),
+        });
+        let hello = HelloRequest { client_id: 1, no_notices, ..Default::default() };
+        b.service.hello(&conn, &hello).unwrap();
+    }
+    b.service.drain();
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    assert!(b.service.is_draining());
+}
