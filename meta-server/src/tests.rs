@@ -3,6 +3,7 @@
 mod acls;
 mod across;
 mod basics;
+mod fsck;
 mod harness;
 mod model;
 mod names;

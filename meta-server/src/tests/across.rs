@@ -1,4 +1,5 @@
 //! Operations over several metadata servers: where things come to lie, faults at every step, kills.
+use super::fsck::faults_of;
 use super::harness::*;
 use crate::keys;
 use pvfs2_proto::ErrorCode;

@@ -1,5 +1,6 @@
 //! Random operations of one client against a simple model, over one metadata server and over three,
 //! with repeats and kills in between.
+use super::fsck::faults_of;
 use super::harness::*;
 use pvfs2_proto::ErrorCode::{self, *};
 use pvfs2_proto::op::*;

@@ -1,4 +1,5 @@
 //! Exactly once: every durable operation, repeated after a lost reply and after a kill.
+use super::fsck::faults_of;
 use super::harness::*;
 use pvfs2_proto::op::*;
 use pvfs2_proto::{ErrorCode, SetAttr};

@@ -1,4 +1,5 @@
 //! rename: the matrix of kinds and flags, directories, times.
+use super::fsck::faults_of;
 use super::harness::*;
 use pvfs2_proto::ErrorCode::{
     Access, Exists, Invalid, IsDirectory, NotDirectory, NotEmpty, NotFound, Stale,
