@@ -20,6 +20,9 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// How long something that was killed just now may take to let go of locks and mounts.
+pub const DYING_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Paths below a data directory.
 #[derive(Clone, Debug)]
 pub struct DataDir {
@@ -155,24 +158,31 @@ impl DataDir {
         }
     }
 
-    /// Takes the lock for a start.
+    /// Takes the lock for a start. One that was killed just now holds it until its last thread is
+    /// gone, so a holder that is dead is waited for.
     ///
     /// # Errors
     /// When a quickstart runs on this directory already.
     pub fn lock(&self) -> Result<Lock> {
-        match self.try_lock()? {
-            Some(lock) => Ok(lock),
-            None => {
-                let who = self.read_state().map_or(String::new(), |s| {
-                    format!(" (process {}, mounted on {})", s.process.pid, show_dirs(&s.mounts))
-                });
-                bail!(
-                    "a quickstart already runs on {}{who}; use it, end it with `pvfs2 quickstart --data {} --stop`, \
-                     or choose another --data and --mount",
-                    self.root.display(),
-                    self.root.display()
-                )
+        let until = Instant::now() + DYING_PATIENCE;
+        loop {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
             }
+            let state = self.read_state();
+            let is_dying = state.as_ref().is_some_and(|s| !s.process.is_alive());
+            if is_dying && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            let who = state.map_or(String::new(), |s| {
+                format!(" (process {}, mounted on {})", s.process.pid, show_dirs(&s.mounts))
+            });
+            let root = self.root.display();
+            bail!(
+                "a quickstart already runs on {root}{who}; use it, end it with `pvfs2 quickstart \
+                 --data {root} --stop`, or choose another --data and --mount"
+            )
         }
     }
 

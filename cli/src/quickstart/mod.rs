@@ -14,7 +14,7 @@ use crate::fsclient::{MountRequest, Mounted};
 use crate::mounts;
 use crate::output;
 use crate::signals::StopSignals;
-use crate::state::{DataDir, ProcessId, State, show_dirs};
+use crate::state::{DYING_PATIENCE, DataDir, ProcessId, State, show_dirs};
 use crate::{daemon, launch};
 use anyhow::{Context, Result, bail};
 use pvfs2_config::Cluster;
@@ -22,7 +22,7 @@ use pvfs2_fuse::options::MountOptions;
 use rustix::process::Signal;
 use servers::Servers;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long `--stop` waits for a clean end.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -160,17 +160,23 @@ fn clear_leftovers(data: &DataDir) -> Result<()> {
     Ok(())
 }
 
-/// Takes away our dead mounts on these directories; says which.
+/// Takes away our dead mounts on these directories, whose program is known to have ended; says
+/// which. A mount dies with the last of its program's threads, a moment after a kill.
 fn mend(dirs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let until = Instant::now() + DYING_PATIENCE;
     let mut mended = Vec::new();
     for dir in dirs {
-        let is_ours = mounts::on(dir)?.is_some_and(|m| m.fs_type == mounts::FS_TYPE);
-        // Only a mount whose program is gone says so at once.
-        let is_dead =
-            || std::fs::metadata(dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
-        if is_ours && is_dead() {
-            crate::cmd::umount::unmount(dir, true)?;
-            mended.push(dir.clone());
+        while mounts::on(dir)?.is_some_and(|m| m.fs_type == mounts::FS_TYPE) {
+            let look = std::fs::metadata(dir);
+            if look.is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
+                crate::cmd::umount::unmount(dir, true)?;
+                mended.push(dir.clone());
+            } else if Instant::now() >= until {
+                // Somebody else's, mounted there since: mounting will say so.
+                break;
+            } else {
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
     Ok(mended)
