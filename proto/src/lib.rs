@@ -5,7 +5,7 @@
 //!
 //! - [`handle`]: 64-bit handles and their ranges
 //! - [`attr`]: attributes as stored and as sent
-//! - [`dist`]: distributions (logical to physical offsets)
+//! - [`dist`][mod@dist]: distributions (logical to physical offsets)
 //! - [`layout`]: which I/O servers a new file uses
 //! - [`op`]: the operations and their messages
 //! - [`frame`]: the 32-byte header and its checks
