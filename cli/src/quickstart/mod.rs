@@ -85,11 +85,12 @@ pub fn run_here(data: &DataDir, wish: Wish) -> Result<()> {
         }
     };
     data.write_state(&State { process: ProcessId::me(), mounts: dirs.clone() })?;
-    let told = tell(&cluster, data, &dirs, wish.processes).and_then(|()| daemon::ready());
-    let why = match told {
-        Ok(()) => wait_for_end(&mut signals, &mut servers, &mounted),
-        Err(e) => format!("cannot write to the terminal ({e})"),
-    };
+    // A reader of these lines that went away early (`| head`) is no reason to stop.
+    let told = tell(&cluster, data, &dirs, wish.processes);
+    if let Err(e) = daemon::ready().and(told) {
+        tracing::info!("cannot write to the terminal ({e})");
+    }
+    let why = wait_for_end(&mut signals, &mut servers, &mounted);
     if !daemon::is_detached() {
         // The terminal may be gone; ending matters more.
         let _ = output::line(format!("{why}: writing out, unmounting, stopping the servers"));
