@@ -404,6 +404,15 @@ impl OpHandler for MetaServer {
         lost
     }
 
+    fn answered_before(&self, session: u64, op: &OpRequest, response: &OpResponse) {
+        let (OpRequest::Create(r), OpResponse::Create(made)) = (op, response) else { return };
+        let Some(handle) = made.attr.as_ref().map(Attr::handle) else { return };
+        // The client could not reclaim an open of which it had not heard.
+        if !r.no_open && (r.read || r.write) && matches!(self.store.attr(handle), Ok(Some(_))) {
+            self.opens.borrow_mut().open(session, handle, r.write);
+        }
+    }
+
     fn grace_ended(&self) {
         self.in_grace.set(false);
         for handle in self.settling.take() {

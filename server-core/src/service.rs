@@ -119,6 +119,9 @@ pub trait OpHandler: 'static {
     fn reclaim(&self, _session: u64, _opens: &[OpenState]) -> Vec<u64> {
         Vec::new()
     }
+    /// An earlier run of the server did this, and the client learns of it only now: what else that
+    /// run kept in memory for the operation (an open) is to be made again.
+    fn answered_before(&self, _session: u64, _op: &OpRequest, _response: &OpResponse) {}
     /// Grace time is over: what nobody reclaimed may go.
     fn grace_ended(&self) {}
     /// Objects or datafiles and other numbers for the management service, by name.
@@ -150,6 +153,9 @@ impl<M: OpHandler, I: OpHandler> OpHandler for CombinedHandler<M, I> {
     }
     fn reclaim(&self, session: u64, opens: &[OpenState]) -> Vec<u64> {
         self.meta.reclaim(session, opens)
+    }
+    fn answered_before(&self, session: u64, op: &OpRequest, response: &OpResponse) {
+        self.meta.answered_before(session, op, response);
     }
     fn grace_ended(&self) {
         self.meta.grace_ended();
@@ -431,6 +437,13 @@ impl<H: OpHandler> Inner<H> {
         match admission {
             Admission::Execute => {}
             Admission::Kept(reply) => return kept(&reply),
+            Admission::Stored(reply) => {
+                let out = kept(&reply);
+                if let Some(response) = &out.head.op {
+                    self.handler.answered_before(head.session, &op, response);
+                }
+                return out;
+            }
             Admission::Wait(rx) => {
                 return match rx.await {
                     Ok(reply) => kept(&reply),

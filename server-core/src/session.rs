@@ -80,8 +80,16 @@ pub struct DurableSessions {
 }
 
 enum Slot {
-    Running { seq: u64, waiting: Vec<oneshot::Sender<Bytes>> },
-    Done { seq: u64, reply: Bytes },
+    Running {
+        seq: u64,
+        waiting: Vec<oneshot::Sender<Bytes>>,
+    },
+    /// `stored`: read back from an earlier run, and not asked for since.
+    Done {
+        seq: u64,
+        reply: Bytes,
+        stored: bool,
+    },
 }
 
 struct Session {
@@ -99,6 +107,8 @@ pub enum Admission {
     Execute,
     /// It was answered: this was the reply.
     Kept(Bytes),
+    /// It was answered by an earlier run of the server, whose memory is gone; told once.
+    Stored(Bytes),
     /// It is being executed: this brings the reply.
     Wait(oneshot::Receiver<Bytes>),
     /// A late duplicate: nobody waits for an answer.
@@ -174,7 +184,8 @@ impl SessionTable {
             let slot = slot.iter().fold(0u32, |n, b| n << 8 | u32::from(*b));
             let seq = seq.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
             if let Some(session) = self.sessions.get_mut(&id) {
-                session.slots.insert(slot, Slot::Done { seq, reply: value.slice(8..) });
+                let reply = value.slice(8..);
+                session.slots.insert(slot, Slot::Done { seq, reply, stored: true });
             }
             Ok(())
         })
@@ -240,7 +251,13 @@ impl SessionTable {
         }
         let last = session.slots.get_mut(&slot);
         match last {
-            Some(Slot::Done { seq: last, reply }) if *last == seq => Admission::Kept(reply.clone()),
+            Some(Slot::Done { seq: last, reply, stored }) if *last == seq => {
+                if std::mem::take(stored) {
+                    Admission::Stored(reply.clone())
+                } else {
+                    Admission::Kept(reply.clone())
+                }
+            }
             Some(Slot::Running { seq: last, waiting }) if *last == seq => {
                 let (tx, rx) = oneshot::channel();
                 waiting.push(tx);
@@ -264,7 +281,7 @@ impl SessionTable {
         if !matches!(entry, Slot::Running { seq: running, .. } if *running == seq) {
             return;
         }
-        let done = Slot::Done { seq, reply: reply.clone() };
+        let done = Slot::Done { seq, reply: reply.clone(), stored: false };
         if let Slot::Running { waiting, .. } = std::mem::replace(entry, done) {
             for tx in waiting {
                 // Its connection may be gone: then nobody needs it.

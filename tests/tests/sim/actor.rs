@@ -416,7 +416,7 @@ impl Actor {
                 assert_eq!(
                     (attr.size, attr.nlink),
                     (bytes.len() as u64, node.nlink),
-                    "{label}: size, links"
+                    "{label}: size, links of {attr:?}"
                 );
             }
             Kind::Dir(_) => assert!(attr.is_dir(), "{label}"),
