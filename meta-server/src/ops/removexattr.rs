@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | check; value out, attributes, reply in one change | answer | nothing happened |
 //!
-//! Durable: all of it. Errors: `Stale`, `NoAttribute`, `Access`, `NotPermitted`, `InUse` (layout of
+//! Durable: all of it. An ACL that is not there is removed without a change, as in Linux. Errors: `Stale`, `NoAttribute`, `Access`, `NotPermitted`, `InUse` (layout of
 //! a file with bytes), `NotSupported`.
 use super::getxattr::no_attribute;
 use super::setxattr::{may_change, may_lay_out};
@@ -12,7 +12,7 @@ use crate::server::MetaServer;
 use crate::store::Change;
 use crate::{keys, layouts};
 use bytes::Bytes;
-use pvfs2_proto::attr::XATTR_ACL_ACCESS;
+use pvfs2_proto::attr::{XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT};
 use pvfs2_proto::op::{OpResponse, RemovexattrRequest, RemovexattrResponse};
 use pvfs2_proto::{Attr, AttrFlags, Handle, Result};
 use pvfs2_server_core::scheduler::Mode;
@@ -28,7 +28,7 @@ pub(crate) async fn removexattr(
     may_change(cx, &attr, &r.name)?;
     if r.name == XATTR_ACL_ACCESS {
         if attr.acl.is_empty() {
-            return Err(no_attribute());
+            return Ok(Answer::new(response(server.seen(cx, attr))));
         }
         // The mode stays: what the mask said, the group now has.
         attr.acl = Bytes::new();
@@ -36,7 +36,10 @@ pub(crate) async fn removexattr(
     }
     let all = server.store.xattrs(&attr)?;
     if !all.iter().any(|(name, _)| *name == r.name) {
-        return Err(no_attribute());
+        return match r.name.as_ref() {
+            XATTR_ACL_DEFAULT => Ok(Answer::new(response(server.seen(cx, attr)))),
+            _ => Err(no_attribute()),
+        };
     }
     if r.name.starts_with(layouts::PREFIX) {
         may_lay_out(&attr, &r.name)?;
@@ -51,6 +54,10 @@ fn record(server: &MetaServer, cx: &OpCx, mut change: Change, mut attr: Attr) ->
     attr.ctime_ns = server.now_ns();
     attr.change += 1;
     change.put_attr(&attr);
-    let attr = Some(server.seen(cx, attr));
-    server.answer(cx, change, OpResponse::Removexattr(RemovexattrResponse { attr }))
+    let response = response(server.seen(cx, attr));
+    server.answer(cx, change, response)
+}
+
+fn response(attr: Attr) -> OpResponse {
+    OpResponse::Removexattr(RemovexattrResponse { attr: Some(attr) })
 }
