@@ -99,11 +99,19 @@ impl Dispatch {
         mut machine: M,
         reply: impl FnOnce(Result<M::Out>) + Send + 'static,
     ) {
-        let net = self.carrier();
-        match drive_now(run(&mut machine, &mut op, &self.client, &*net)) {
+        match self.run_here(&mut op, &mut machine) {
             Err(e) if e.code == ErrorCode::Stalled => self.continue_later(op, machine, reply),
             result => reply(result),
         }
+    }
+
+    /// Runs `machine` on this thread and no other.
+    ///
+    /// # Errors
+    /// The operation's; `Stalled` when an answer is late: [`Dispatch::continue_later`], or let it be.
+    pub fn run_here<M: Machine>(&self, op: &mut OpState, machine: &mut M) -> Result<M::Out> {
+        let net = self.carrier();
+        drive_now(run(machine, op, &self.client, &*net))
     }
 
     /// Drives `machine` on, on the background thread.

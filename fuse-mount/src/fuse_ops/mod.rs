@@ -29,12 +29,12 @@ use fuser::{
 };
 use pvfs2_client::sys::{
     Create, Fallocate, Getattr, Getxattr, Link, Listxattr, Lookup, Lseek, Mkdir, Mknod, Readlink,
-    Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, Symlink, Unlink,
+    Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, StatfsOut, Symlink, Unlink,
 };
 use pvfs2_client::{Background, Client};
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
 use pvfs2_proto::op::CreateRequest;
-use pvfs2_proto::{Handle, SetAttr};
+use pvfs2_proto::{ErrorCode, Handle, SetAttr};
 use replies::Ttl;
 use shared::{Opened, Shared};
 use std::ffi::OsStr;
@@ -428,7 +428,21 @@ impl Filesystem for PvfsFs {
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.dispatch.run(req, Statfs::new(), replies::statfs(reply));
+        // umount(8) asks this first: with dead servers and `hard` it must not wait for them.
+        let (mut op, mut machine) = (self.dispatch.op(req), Statfs::new());
+        let result = self.dispatch.run_here(&mut op, &mut machine);
+        let last = self.shared.space.lock().clone();
+        let hard = self.dispatch.client().config().hard;
+        match (result, last) {
+            (Ok(space), _) => {
+                *self.shared.space.lock() = Some(space.clone());
+                replies::statfs(reply)(Ok(space));
+            }
+            (Err(_), Some(last)) => replies::statfs(reply)(Ok(last)),
+            (Err(e), None) if e.code != ErrorCode::Stalled => replies::statfs(reply)(Err(e)),
+            (Err(_), None) if hard => replies::statfs(reply)(Ok(StatfsOut::default())),
+            (Err(_), None) => self.dispatch.continue_later(op, machine, replies::statfs(reply)),
+        }
     }
 
     fn setxattr(

@@ -6,7 +6,9 @@ use crate::dirs::DirHandle;
 use crate::inodes::Inodes;
 use crate::mount::Inval;
 use crate::open_files::OpenMap;
+use parking_lot::Mutex;
 use pvfs2_client::OpenFile;
+use pvfs2_client::sys::StatfsOut;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -19,6 +21,8 @@ pub(crate) struct Shared {
     /// Counts this mount's own changes; see the head of the file.
     changes: AtomicU64,
     inval: mpsc::Sender<Inval>,
+    /// What statfs last learned.
+    pub(crate) space: Mutex<Option<StatfsOut>>,
 }
 
 /// An open file as the kernel holds it.
@@ -33,7 +37,8 @@ impl Shared {
     /// Nothing known, nothing open.
     pub(crate) fn new(inodes: Arc<Inodes>, ttl: Ttl, inval: mpsc::Sender<Inval>) -> Shared {
         let (files, dirs) = (OpenMap::default(), OpenMap::default());
-        Shared { inodes, files, dirs, ttl, changes: AtomicU64::new(0), inval }
+        let (changes, space) = (AtomicU64::new(0), Mutex::new(None));
+        Shared { inodes, files, dirs, ttl, changes, inval, space }
     }
 
     /// This mount has changed something.
