@@ -75,7 +75,7 @@ pub struct FsArgs {
     pub json: bool,
 }
 
-/// Parses the command line; argv[0] decides which face it has.
+/// Parses the command line; the name it was called by decides which face it has.
 ///
 /// # Errors
 /// clap's message, also for --help and --version.

@@ -2,8 +2,8 @@
 //!
 //! Place in the walks: the first room of read, write and create. A callback makes one machine of
 //! `client-lib`, lets [`crate::dispatch`] run it, and turns the outcome into the reply; the longer
-//! ones are in [`io`] (bytes), [`open`] (opening and closing) and [`listing`] (directories), the
-//! replies that many share in [`replies`].
+//! ones are in `io` (bytes), `open` (opening and closing) and `listing` (directories), the
+//! replies that many share in `replies`.
 //!
 //! Invariants: every entry sent to the kernel is counted in the inode table; the count of this
 //! mount's own changes moves on before a change is answered, so that no directory page read before

@@ -5,10 +5,10 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Runs a command in which `@` stands for the mount. Not from inside it: starting would wait already.
 fn shell(script: &str, dir: &std::path::Path) -> Child {
     Command::new("sh")
-        .args(["-c", &format!("exec {script}")])
-        .current_dir(dir)
+        .args(["-c", &format!("exec {}", script.replace('@', &format!("{}/", dir.display())))])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -25,19 +25,18 @@ pub fn a_waiting_process_can_be_killed() {
         fs::write(mount.path("small"), "small").unwrap();
         let reader = cluster.mount(options);
         for script in [
-            "cat large",
-            "cat small",
-            "stat large",
-            "ls -l .",
-            "mkdir new",
-            "touch fresh",
-            "rm small",
-            "dd if=/dev/zero of=large bs=1M count=2 conv=notrunc,fsync",
-            "mv small other",
+            "cat @large",
+            "cat @small",
+            "stat @large",
+            "ls -l @",
+            "mkdir @new",
+            "touch @fresh",
+            "rm @small",
+            "dd if=/dev/zero of=@large bs=1M count=2 conv=notrunc,fsync",
+            "mv @small @other",
         ] {
             cluster.freeze(true);
-            // From a folder outside, so that the shell itself does not wait before exec.
-            let mut child = shell(&script.replace("large", "./large"), &reader.dir);
+            let mut child = shell(script, &reader.dir);
             let ended = exit_within(&mut child, Duration::from_millis(700));
             let waits = ended.is_none();
             let begin = Instant::now();

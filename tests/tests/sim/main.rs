@@ -5,7 +5,10 @@
 //! A failure names its seed: `PVFS2_SEED=n cargo test -p pvfs2-tests --test sim` plays it alone.
 //! `PVFS2_SIM_SEEDS` says how many seeds each test plays (default 20); `PVFS2_SIM_TRACE=1` tells each
 //! step and each fault.
-#![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+// all test: a panic is a verdict
+// `serve` takes an Arc; a metadata server lives on one thread, as everything here does.
+#![allow(clippy::arc_with_non_send_sync)]
 mod actor;
 mod model;
 mod world;
