@@ -11,7 +11,7 @@
 //! - [`frame`]: the 32-byte header and its checks
 //! - [`cluster`]: the map of servers that clients receive from `get_config`
 //! - [`error`]: error codes of the wire, numbered and never reused
-//! - [`env`]: clock and random numbers as traits
+//! - [`env`][mod@env]: clock and random numbers as traits
 pub mod attr;
 pub mod cluster;
 pub mod dist;
