@@ -308,7 +308,12 @@ fn is_for_mount_8(name: &str) -> bool {
         "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail",
         "_netdev", "comment", "uhelper", "helper",
     ];
-    IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+    // What the kernel shows of a FUSE mount: mount(8) hands it back at a remount.
+    const SHOWN: &[&str] = &["fd", "rootmode", "user_id", "group_id", "blksize", "max_read"];
+    IGNORED.contains(&name)
+        || SHOWN.contains(&name)
+        || name.starts_with("x-")
+        || name.starts_with("X-")
 }
 
 fn split_commas(text: &str) -> Vec<String> {
@@ -420,5 +425,12 @@ mod tests {
     fn threads_by_default_are_at_least_four() {
         assert!(MountOptions::default().thread_count() >= 4);
         assert_eq!(MountOptions::parse("threads=2").unwrap().thread_count(), 2);
+    }
+
+    #[test]
+    fn a_remount_brings_back_what_the_kernel_shows() {
+        let shown = "ro,remount,relatime,user_id=0,group_id=0,default_permissions,allow_other,max_read=131072";
+        let o = MountOptions::parse(shown).unwrap();
+        assert!(o.remount && o.read_only && o.allow == Allow::Other);
     }
 }
