@@ -31,6 +31,6 @@ sim SEEDS="2000":
 fuzz SECONDS="60":
     fuzz/run.sh {{SECONDS}}
 
-# the mount, a local directory and the pass-through FUSE file system in one interleaved run
+# the mount, a local directory, the pass-through FUSE file system and MooseFS in one interleaved run
 bench ROUNDS="3":
     bench/compare.sh {{ROUNDS}}
