@@ -5,6 +5,7 @@
 //! the house). `tests/programs` holds the real programs that must run on a mount.
 //!
 //! - [`runner`]: runs cases one after the other and reports skipped ones as skipped
+//! - [`coherence`]: what two mounts promise each other, as a judge of any two directories
 //! - [`cluster`]: servers as processes, each of which can be killed, stopped and started again
 //! - [`mount`]: mounts that end on drop
 //! - [`metrics`]: the servers' own counters
@@ -13,6 +14,7 @@
 //! - [`wait`]: polling instead of sleeping
 #![allow(clippy::unwrap_used, clippy::expect_used)] // this crate is all test: a panic is a verdict
 pub mod cluster;
+pub mod coherence;
 pub mod metrics;
 pub mod mount;
 pub mod pattern;

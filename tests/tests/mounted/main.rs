@@ -3,13 +3,13 @@
 //! Run one by name: `cargo test --release -p pvfs2-tests --test mounted -- crash::each_server`.
 //! `PVFS2_KILL_ROUNDS` (default 1, `just kill-rounds` 20) and `PVFS2_SEED` steer the kill -9 rounds.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
+mod coherence;
 mod counts;
 mod crash;
 mod posix;
 mod stalled;
 mod start_stop;
 mod strips;
-mod two_mounts;
 mod wire;
 
 use std::process::ExitCode;
@@ -28,10 +28,10 @@ fn main() -> ExitCode {
             strips::other_distributions_lie_where_they_say,
             strips::no_datafile_for_empty_or_small_files,
             strips::removed_files_leave_no_datafile,
-            two_mounts::without_caches_changes_are_seen_at_once,
-            two_mounts::with_caches_changes_are_seen_within_the_timeouts,
-            two_mounts::appended_records_are_all_there,
-            two_mounts::exclusive_create_has_one_winner,
+            coherence::without_caches_at_once,
+            coherence::without_caches_at_once_over_three_metadata_servers,
+            coherence::with_caches_within_the_timeouts,
+            coherence::with_caches_within_the_timeouts_over_three_metadata_servers,
             counts::a_create_is_one_request,
             counts::open_read_close_of_a_small_file_is_at_most_two,
             counts::one_mebibyte_over_four_servers_is_one_request_to_each,
