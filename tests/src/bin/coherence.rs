@@ -30,7 +30,11 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let failed = run(&pair, &names);
-    println!("{} failed{}", failed.len(), failed.iter().map(|f| format!(" {f}")).collect::<String>());
+    println!(
+        "{} failed{}",
+        failed.len(),
+        failed.iter().map(|f| format!(" {f}")).collect::<String>()
+    );
     if failed.is_empty() {
         let _ = std::fs::remove_dir_all(&pair.a);
         ExitCode::SUCCESS

@@ -19,11 +19,8 @@ const SIZES: [usize; 8] = [10, 8_192, 8_193, 300_000, 65_536, 5_000, 0, 70_000];
 pub(super) fn close_to_open(p: &Pair) {
     // Turn by turn, each side after it has read what the other wrote.
     for (turn, len) in SIZES.into_iter().enumerate() {
-        let [mine, others] = if turn % 2 == 0 {
-            p.both("turns")
-        } else {
-            p.swapped().both("turns")
-        };
+        let [mine, others] =
+            if turn % 2 == 0 { p.both("turns") } else { p.swapped().both("turns") };
         let want = pattern::bytes(turn as u64, 0, len);
         fs::write(mine, &want).unwrap();
         p.reads(&format!("{len} bytes, written and closed"), &others, &want);

@@ -224,10 +224,8 @@ pub(super) fn a_removed_directory_stays_empty(p: &Pair) {
             let removed = fs::remove_dir(&dir);
             (removed.map_err(|e| e.kind()), made.join().unwrap().map_err(|e| e.kind()))
         });
-        let fine = [
-            (Ok(()), Err(ErrorKind::NotFound)),
-            (Err(ErrorKind::DirectoryNotEmpty), Ok(())),
-        ];
+        let fine =
+            [(Ok(()), Err(ErrorKind::NotFound)), (Err(ErrorKind::DirectoryNotEmpty), Ok(()))];
         assert!(
             fine.contains(&(removed, made)),
             "round {round}: rmdir {removed:?}, a name in it {made:?}"

@@ -27,7 +27,11 @@ fn read_on(path: &Path, stop: &AtomicBool) {
         let mut got = Vec::new();
         file.read_to_end(&mut got).unwrap_or_else(|e| panic!("read: {e}"));
         let g = got.first_chunk().map(|b| u64::from_le_bytes(*b)).expect("at least a number");
-        assert!(got == generation(g), "{} bytes that begin as generation {g}: a mixture", got.len());
+        assert!(
+            got == generation(g),
+            "{} bytes that begin as generation {g}: a mixture",
+            got.len()
+        );
         assert!(g >= last, "generation {g} after {last}");
         (last, looks) = (g, looks + 1);
     }
