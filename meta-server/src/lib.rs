@@ -13,12 +13,14 @@
 //! - [`layouts`]: distribution and I/O servers of a new file
 //! - [`datafiles`]: this server as a client of the I/O servers
 //! - [`intents`], [`peer_steps`]: operations over several metadata servers, from both sides
+//! - `linger`: what a rename replaced stays for a moment
 //! - `reaper`: removes what has lost its last name and its last open
 mod acl;
 pub mod datafiles;
 pub mod intents;
 pub mod keys;
 pub mod layouts;
+mod linger;
 mod names;
 pub mod opens;
 mod ops;

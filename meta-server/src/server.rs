@@ -77,6 +77,7 @@ pub struct MetaServer {
     /// Stuffed files made since the start whose bytes nobody was promised to survive loss of power.
     pub(crate) young: RefCell<HashSet<Handle>>,
     pub(crate) held: RefCell<crate::peer_steps::Held>,
+    pub(crate) lingering: crate::linger::Lingering,
     recovered: RefCell<Vec<crate::intents::Recovery>>,
     collection: Arc<Collection>,
     peers: Box<dyn Peers>,
@@ -151,6 +152,7 @@ impl MetaServer {
             settling: RefCell::default(),
             young: RefCell::default(),
             held: RefCell::default(),
+            lingering: Default::default(),
             recovered: RefCell::default(),
             collection,
             peers,
@@ -227,6 +229,10 @@ impl MetaServer {
 
     pub(crate) fn peers(&self) -> &dyn Peers {
         self.peers.as_ref()
+    }
+
+    pub(crate) fn weak(&self) -> Weak<MetaServer> {
+        self.me.clone()
     }
 
     pub(crate) fn arc(&self) -> Option<Arc<MetaServer>> {
@@ -348,13 +354,10 @@ impl MetaServer {
 
     /// An open file has lost its last open: an orphan goes.
     pub(crate) fn closed_last(&self, handle: Handle) {
-        let gone = || -> Result<()> {
-            if self.store.get(keys::orphan(handle))?.is_none() {
-                return Ok(());
-            }
-            self.reap_orphan(handle)
-        };
-        if let Err(e) = gone() {
+        if self.lingering.has(handle) {
+            return;
+        }
+        if let Err(e) = self.reap_nameless(handle) {
             tracing::error!("cannot remove object {handle}, which has no name and is closed: {e}");
         }
     }

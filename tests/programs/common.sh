@@ -18,7 +18,7 @@ WORK=$(mktemp -d "$DIR/$NAME.XXXXXX")      # on the file system tried
 LOCAL=$(mktemp -d "$SHARED/$NAME.XXXXXX")  # beside it
 
 finish() {
-    local rc=$?
+    local rc=${1:-$?}
     rm -rf "$WORK" "$LOCAL" || true
     exit $rc
 }

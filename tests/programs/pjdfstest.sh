@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # pjdfstest.sh DIR [PATTERN...]: POSIX rules, call by call (cargo install pjdfstest@0.2.2), as root, with
 # a second file system that is not ours. Tests that remount the file system run with PJD_REMOUNT=1.
-# Prints the failed ones; docs/SEMANTICS.md says which remain and why.
+# Prints the failed ones. With PJD_REMOUNT=1 those that fail on ext4 in the same words are expected
+# (docs/SEMANTICS.md); any other failure is one.
 . "$(dirname "$0")/common.sh"
 shift
 need pjdfstest getent
@@ -14,7 +15,10 @@ for candidate in /dev/shm /run /tmp; do
     fi
 done
 [ -n "$second" ] || skip "no second file system to write on"
-trap 'rm -rf "$second"; finish' EXIT
+# The verdict is the exit status from before the cleaning.
+trap 'rc=$?; rm -rf "$second"; finish $rc' EXIT
+# Its sockets' names are long, and a socket's path has at most 107 bytes.
+[ ${#WORK} -le 44 ] || fail "$WORK is too long a path for socket names: mount it higher up (TMPDIR=/tmp)"
 # Two users with groups of their own that every Debian has.
 cat >"$LOCAL/pjd.toml" <<X
 [features]
@@ -37,4 +41,10 @@ cp "$LOCAL/out" "$SHARED/pjdfstest.last"
 grep -A3 -E 'FAILED|UNEXPECTEDLY' "$LOCAL/out" || true
 summary=$(grep -E '^Summary' "$LOCAL/out") || { tail -20 "$LOCAL/out"; fail "no summary: it did not run to its end"; }
 say "$summary"
+if [ "${PJD_REMOUNT:-0}" = 1 ]; then
+    as_on_ext4='open::erofs_new_file|mkfifo::erofs_new_file|rmdir::erofs_named|symlink::erofs_new_file'
+    as_on_ext4="$as_on_ext4|rename::erofs_named|chown::erofs_named|chown::lchown::erofs_named"
+    others=$(grep -E ' FAILED| UNEXPECTEDLY' "$LOCAL/out" | grep -vE "^($as_on_ext4) " || true)
+    [ -n "$others" ] || rc=0
+fi
 [ $rc = 0 ] || fail "see the lines above (everything: $SHARED/pjdfstest.last)"

@@ -7,7 +7,7 @@
 //!
 //! Repeated, it answers the same. Errors: `Stale`, `NotFound` (no name any more), `NotPermitted` (a
 //! directory), `TooManyLinks`, `Busy` (+1: another operation holds it), `Invalid` (taken back before it came).
-use super::unlink::drop_name;
+use super::unlink::replace_name;
 use crate::peer_steps::{StepKind, StepRecord, StepState, taken_back};
 use crate::server::MetaServer;
 use crate::store::Change;
@@ -58,7 +58,8 @@ fn count(
     let mut attr = server.store.object(handle)?;
     let now = server.now_ns();
     if delta < 0 {
-        return drop_name(server, change, attr, now);
+        // Whether a rename or an unlink took the name is not told: either way it lingers.
+        return replace_name(server, change, attr, now);
     }
     if delta > 0 {
         may_link(&attr)?;

@@ -6,11 +6,11 @@
 //! | a directory or an object on another server | `rename_far` | |
 //!
 //! The checks come in Linux's order (`do_renameat2`, `vfs_rename`). Two names of one object: nothing
-//! happens. Durable: all of it. Errors: `NotFound`, `Exists` (no_replace), `NotDirectory`,
+//! happens. What was replaced stays a moment (`linger`). Durable: all of it. Errors: `NotFound`, `Exists` (no_replace), `NotDirectory`,
 //! `IsDirectory`, `NotEmpty`, `Invalid` (into itself), `Access`, `NotPermitted` (sticky),
 //! `NameTooLong`.
 use super::rmdir_peer::must_be_empty;
-use super::unlink::drop_name;
+use super::unlink::replace_name;
 use crate::intents::{self, StepCall};
 use crate::keys::DirentValue;
 use crate::names::{Place, touch_dir};
@@ -276,7 +276,7 @@ fn displace(
         if is_dir {
             server.store.remove_object(change, &attr)?;
         } else {
-            drop_name(server, change, attr, now_ns)?;
+            replace_name(server, change, attr, now_ns)?;
         }
         return Ok(None);
     }

@@ -89,6 +89,28 @@ pub(crate) async fn owner_uid(
     Ok(reply.attr.map_or(u32::MAX, |a| a.uid))
 }
 
+/// A name of an object that is no directory now names another object. As [`drop_name`], but after its
+/// last name the object lingers.
+pub(crate) fn replace_name(
+    server: &MetaServer,
+    change: &mut Change,
+    mut attr: Attr,
+    now_ns: i64,
+) -> Result<Option<Attr>> {
+    if attr.nlink != 1 {
+        return drop_name(server, change, attr, now_ns);
+    }
+    count_down(&mut attr, now_ns);
+    server.linger(change, &attr);
+    Ok(Some(attr))
+}
+
+fn count_down(attr: &mut Attr, now_ns: i64) {
+    attr.nlink = attr.nlink.saturating_sub(1);
+    attr.ctime_ns = now_ns;
+    attr.change += 1;
+}
+
 /// Takes one name from an object that is no directory; its attributes afterwards, unless it went.
 pub(crate) fn drop_name(
     server: &MetaServer,
@@ -96,9 +118,7 @@ pub(crate) fn drop_name(
     mut attr: Attr,
     now_ns: i64,
 ) -> Result<Option<Attr>> {
-    attr.nlink = attr.nlink.saturating_sub(1);
-    attr.ctime_ns = now_ns;
-    attr.change += 1;
+    count_down(&mut attr, now_ns);
     let handle = attr.handle();
     if attr.nlink == 0 && !(attr.is_file() && server.may_be_open(handle)) {
         server.store.remove_object(change, &attr)?;

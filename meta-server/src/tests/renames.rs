@@ -32,6 +32,9 @@ fn what_may_replace_what() {
             (u.lookup(1, "file").await.unwrap(), u.lookup(1, "other").await.unwrap());
         let r = u.rename(1, "file", 1, "other").await.unwrap();
         assert_eq!((r.handle, r.other), (file, other));
+        // Who looked the name up just before still gets what it named; then it goes.
+        assert_eq!(u.getattr(other).await.unwrap().nlink, 0);
+        tokio::time::sleep(std::time::Duration::from_millis(crate::linger::LINGER_MS + 1)).await;
         assert_eq!(code(u.getattr(other).await), Stale);
         u.rename(1, "d", 1, "empty").await.unwrap();
         assert_eq!(u.lookup(1, "empty").await.unwrap(), d);
@@ -121,5 +124,38 @@ fn times_and_permissions() {
         assert_eq!(code(u.rename(1, "theirs", d, "theirs").await), Access);
         u.rename(1, "theirs", 1, "renamed").await.unwrap();
         owner.rename(1, "renamed", d, "theirs").await.unwrap();
+    });
+}
+
+#[test]
+fn who_looked_up_a_replaced_name_can_open_it() {
+    with_cluster(2, |c| async move {
+        let u = c.root();
+        let mut far = 1;
+        for i in 0..8 {
+            far = u.mkdir(1, &format!("d{i}")).await.unwrap();
+            if c.owner(far) == 1 {
+                break;
+            }
+        }
+        assert_eq!(c.owner(far), 1, "directories are spread");
+        for (dir, from) in [(1, 1), (1, far), (far, 1)] {
+            let old = u.create(dir, "target").await.unwrap();
+            u.create(from, "new").await.unwrap();
+            let looked_up = u.lookup(dir, "target").await.unwrap();
+            u.rename(from, "new", dir, "target").await.unwrap();
+            assert_eq!(looked_up, old);
+            u.open(old, false).await.unwrap();
+            // Closed again, it is still there for the next one; open, it stays beyond its time.
+            u.close(old, false, 0).await.unwrap();
+            u.open(old, false).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(4_000)).await;
+            assert_eq!(u.getattr(old).await.unwrap().nlink, 0);
+            u.close(old, false, 0).await.unwrap();
+            assert_eq!(code(u.getattr(old).await), Stale);
+            u.unlink(dir, "target").await.unwrap();
+        }
+        long_rest().await;
+        assert_eq!(faults_of(&c), Vec::<String>::new());
     });
 }

@@ -10,6 +10,7 @@
 // `serve` takes an Arc; a metadata server lives on one thread, as everything here does.
 #![allow(clippy::arc_with_non_send_sync)]
 mod actor;
+mod hand;
 mod model;
 mod world;
 
@@ -39,7 +40,10 @@ struct Play {
     world: WorldSpec,
     plan: FaultPlan,
     chaos: Option<Chaos>,
+    /// Actors at the same time, each in a folder of its own.
     clients: usize,
+    /// Clients that take turns in each folder; several of them keep no caches.
+    hands: usize,
     ops: usize,
 }
 
@@ -62,12 +66,13 @@ fn play(seed: u64, play: Play) -> u64 {
 async fn run(seed: u64, play: Play) -> u64 {
     let world = World::start(seed, play.world.clone());
     // The clients' folders, made in peace.
-    let first = world.client();
+    let first = world.client(true);
     let mut actors = Vec::new();
     for n in 0..play.clients {
         let name = format!("client{n}");
         let dir = first.mkdir(pvfs2_proto::Handle::ROOT, &name).await.expect("the first mkdir");
-        actors.push(Actor::new(seed, n, world.client(), dir));
+        let hands = (0..play.hands).map(|_| world.client(play.hands == 1)).collect();
+        actors.push(Actor::new(seed, n, hands, dir));
     }
     world.net.set_plan(play.plan.clone());
     let chaos = play.chaos.map(|c| {
@@ -105,7 +110,7 @@ async fn run(seed: u64, play: Play) -> u64 {
     for actor in &mut actors {
         actor.close_all().await;
     }
-    let fresh = Rc::new(world.client());
+    let fresh = Rc::new(world.client(true));
     for actor in &mut actors {
         digest = digest.rotate_left(9) ^ actor.verify(&fresh).await;
     }
@@ -141,6 +146,7 @@ fn calm() -> Play {
         plan: FaultPlan::default(),
         chaos: None,
         clients: 1,
+        hands: 1,
         ops: 150,
     }
 }
@@ -156,6 +162,28 @@ fn several_clients_and_metadata_servers_in_peace() {
         world: WorldSpec { meta: 3, ..calm().world },
         plan: FaultPlan { delay_us_max: 2_000, ..Default::default() },
         clients: 3,
+        ..calm()
+    });
+}
+
+#[test]
+fn several_clients_in_one_folder_in_peace() {
+    play_all("several in one folder, in peace", |seed| Play {
+        world: WorldSpec { meta: 1 + seed as usize % 3, ..calm().world },
+        plan: FaultPlan { delay_us_max: 2_000, ..Default::default() },
+        hands: 2 + seed as usize % 2,
+        ..calm()
+    });
+}
+
+#[test]
+fn several_clients_in_one_folder_and_crashes() {
+    play_all("several in one folder, crashes", |seed| Play {
+        world: WorldSpec { meta: 1 + seed as usize % 3, ..calm().world },
+        plan: FaultPlan { delay_us_max: 3_000, cut_per_million: 3_000, refuse_per_million: 20_000 },
+        chaos: Some(Chaos { pause_ms_max: 400, down_ms_max: 1_500 }),
+        clients: 2,
+        hands: 2 + seed as usize % 2,
         ..calm()
     });
 }

@@ -11,6 +11,7 @@ pub enum Kind {
     File(Vec<u8>),
     Dir(BTreeMap<String, NodeId>),
     Symlink(String),
+    Fifo,
 }
 
 /// One object.
@@ -19,6 +20,9 @@ pub struct Node {
     pub kind: Kind,
     pub nlink: u32,
     pub xattrs: BTreeMap<String, Vec<u8>>,
+    pub mode: u32,
+    /// As `utimes` set it, until the bytes change.
+    pub mtime_ns: Option<i64>,
 }
 
 /// The tree; node 0 is its root.
@@ -35,6 +39,8 @@ impl Model {
                 kind: Kind::Dir(BTreeMap::new()),
                 nlink: 2,
                 xattrs: BTreeMap::new(),
+                mode: 0o755,
+                mtime_ns: None,
             }],
         }
     }
@@ -62,10 +68,6 @@ impl Model {
 
     pub fn is_dir(&self, id: NodeId) -> bool {
         matches!(self.nodes[id].kind, Kind::Dir(_))
-    }
-
-    pub fn is_file(&self, id: NodeId) -> bool {
-        matches!(self.nodes[id].kind, Kind::File(_))
     }
 
     pub fn lookup(&self, dir: NodeId, name: &str) -> Outcome<NodeId> {
@@ -96,7 +98,13 @@ impl Model {
             return Err(Exists);
         }
         let nlink = if matches!(kind, Kind::Dir(_)) { 2 } else { 1 };
-        self.nodes.push(Node { kind, nlink, xattrs: BTreeMap::new() });
+        let mode = match &kind {
+            Kind::File(_) => 0o644,
+            Kind::Dir(_) => 0o755,
+            Kind::Symlink(_) => 0o777,
+            Kind::Fifo => 0o600,
+        };
+        self.nodes.push(Node { kind, nlink, xattrs: BTreeMap::new(), mode, mtime_ns: None });
         let id = self.nodes.len() - 1;
         self.dir_mut(dir).insert(name.into(), id);
         Ok(id)
@@ -169,6 +177,7 @@ impl Model {
     }
 
     pub fn write(&mut self, id: NodeId, at: usize, bytes: &[u8]) {
+        self.nodes[id].mtime_ns = None;
         let file = self.file(id);
         if file.len() < at + bytes.len() {
             file.resize(at + bytes.len(), 0);

@@ -86,15 +86,18 @@ impl World {
     }
 
     /// A client of its own, which waits for servers for ever.
-    pub fn client(&self) -> crate::actor::Hand {
+    pub fn client(&self, caches: bool) -> crate::hand::Hand {
         let mut config = ClientConfig::new(self.map.clone(), self.env.clone());
         config.hard = true;
         config.mem = Some(self.net.clone());
         config.name = "sim".into();
+        if !caches {
+            (config.acache_ms, config.ncache_ms) = (0, 0);
+        }
         let client = Client::new(config);
         let net = AsyncNet::new(client.shared().clone());
         let keepalive = tokio::task::spawn_local(net.clone().keepalive());
-        crate::actor::Hand::new(client, net, keepalive)
+        crate::hand::Hand::new(client, net, keepalive)
     }
 
     fn alias(&self, i: usize) -> &str {
