@@ -100,7 +100,8 @@ impl Model {
         let nlink = if matches!(kind, Kind::Dir(_)) { 2 } else { 1 };
         let mode = match &kind {
             Kind::File(_) => 0o644,
-            Kind::Dir(_) => 0o755,
+            // A set-group-ID directory hands it down.
+            Kind::Dir(_) => 0o755 | self.nodes[dir].mode & 0o2000,
             Kind::Symlink(_) => 0o777,
             Kind::Fifo => 0o600,
         };
