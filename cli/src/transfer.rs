@@ -35,6 +35,9 @@ pub struct Transfer<'a> {
     workers: usize,
     piece_bytes: usize,
     progress: &'a Progress,
+    /// Held by the worker that writes into a local sink. The kernel lets one writer at a time into a
+    /// file anyway, but makes the others spin for it, on the cores that the servers need.
+    local_writer: Mutex<()>,
 }
 
 impl<'a> Transfer<'a> {
@@ -51,6 +54,7 @@ impl<'a> Transfer<'a> {
             workers: threads.map_or(cores, |n| n as usize),
             piece_bytes: piece_bytes.clamp(4_096, 1 << 30) as usize,
             progress,
+            local_writer: Mutex::new(()),
         }
     }
 
@@ -108,6 +112,7 @@ impl<'a> Transfer<'a> {
             net: BlockingNet::new(self.fs.client.shared().clone()),
             buf: vec![0; self.piece_bytes],
             progress: self.progress,
+            local_writer: &self.local_writer,
         }
     }
 }
@@ -117,6 +122,7 @@ struct Worker<'a> {
     net: BlockingNet,
     buf: Vec<u8>,
     progress: &'a Progress,
+    local_writer: &'a Mutex<()>,
 }
 
 impl Worker<'_> {
@@ -170,7 +176,10 @@ impl Worker<'_> {
     fn write(&mut self, to: &End, logical_offset: u64, len: usize) -> Result<()> {
         let data = &self.buf[..len];
         match to {
-            End::Local(file) => file.write_all_at(data, logical_offset)?,
+            End::Local(file) => {
+                let _alone = self.local_writer.lock();
+                file.write_all_at(data, logical_offset)?;
+            }
             End::Remote(file) => {
                 let mut op = self.fs.op();
                 let (client, net) = (&self.fs.client, &self.net);

@@ -17,8 +17,11 @@ mkdir -p "$SHARED"
 WORK=$(mktemp -d "$DIR/$NAME.XXXXXX")      # on the file system tried
 LOCAL=$(mktemp -d "$SHARED/$NAME.XXXXXX")  # beside it
 
+# What a script has to end before its folders go; a script that needs it defines it again.
+cleanup() { :; }
 finish() {
-    local rc=${1:-$?}
+    local rc=$? # before anything else: the verdict
+    cleanup || true
     rm -rf "$WORK" "$LOCAL" || true
     exit $rc
 }

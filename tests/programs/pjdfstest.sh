@@ -15,8 +15,7 @@ for candidate in /dev/shm /run /tmp; do
     fi
 done
 [ -n "$second" ] || skip "no second file system to write on"
-# The verdict is the exit status from before the cleaning.
-trap 'rc=$?; rm -rf "$second"; finish $rc' EXIT
+cleanup() { rm -rf "$second"; }
 # Its sockets' names are long, and a socket's path has at most 107 bytes.
 [ ${#WORK} -le 44 ] || fail "$WORK is too long a path for socket names: mount it higher up (TMPDIR=/tmp)"
 # Two users with groups of their own that every Debian has.

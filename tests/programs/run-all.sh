@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# run-all.sh [NAME...]: starts a quickstart cluster in a scratch folder (1 metadata + 4 I/O servers),
-# mounts it, runs every program script on it (or the named ones), stops it, and closes with
+# run-all.sh [NAME...]: starts a quickstart cluster in a scratch folder (1 metadata + 4 I/O servers, each a
+# process), mounts it twice, runs every program script on it (or the named ones), stops it, and closes with
 # 'N passed, N failed, N skipped'. Needs root or fusermount3, and /dev/fuse.
 #
 # PVFS2_BIN       the pvfs2 program (default: target/release/pvfs2, built if missing)
 # ON=DIR          run on this directory instead (no cluster is started): to try the judges themselves
-# QUICKSTART_ARGS more arguments for quickstart, for example "--processes -o acache-ms=0,ncache-ms=0"
+# QUICKSTART_ARGS more arguments for quickstart, for example "--meta 3 -o acache-ms=0,ncache-ms=0"
 # PROGRAM_TIMEOUT seconds for one script (default 900)
 set -uo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 REPO=$(cd "$HERE/../.." && pwd)
-ALL=(cp_diff tar_pipe rsync_twice git_clone sqlite_two_writers cargo_build dd_direct fio_verify fsx pjdfstest)
+ALL=(cp_diff tar_pipe rsync_twice git_clone sqlite_two_writers cargo_build dd_direct fio_verify
+    stress_ng dbench postmark bonnie postgresql mpi_io fsx pjdfstest)
 [ $# -gt 0 ] && ALL=("$@")
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 passed=0 failed=0 skipped=0 started=
@@ -21,11 +22,12 @@ BIN=${PVFS2_BIN:-$REPO/target/release/pvfs2}
 stop() {
     if [ -n "$started" ]; then
         timeout 60 "$BIN" quickstart --stop --data "$STATE/data" || echo "run-all: --stop failed" >&2
-        if mountpoint -q "$STATE/mnt"; then
-            echo "run-all: the mount is still there after --stop" >&2
-            umount -l "$STATE/mnt" || fusermount3 -uz "$STATE/mnt"
+        for m in "$STATE/mnt" "$STATE/mnt2"; do
+            mountpoint -q "$m" || continue
+            echo "run-all: $m is still mounted after --stop" >&2
+            umount -l "$m" || fusermount3 -uz "$m"
             failed=$((failed + 1))
-        fi
+        done
         started=
     fi
 }
@@ -39,13 +41,15 @@ elif [ ! -r /dev/fuse ]; then
     exit 0
 else
     [ -x "$BIN" ] || (cd "$REPO" && cargo build --release -p pvfs2) || exit 1
-    mkdir "$STATE/mnt"
+    mkdir "$STATE/mnt" "$STATE/mnt2"
     # shellcheck disable=SC2086  # several words on purpose
-    timeout 120 "$BIN" quickstart --data "$STATE/data" --mount "$STATE/mnt" --detach \
+    timeout 120 "$BIN" quickstart --data "$STATE/data" --mount "$STATE/mnt" --mount2 "$STATE/mnt2" --processes --detach \
         ${QUICKSTART_ARGS:-} || { echo "run-all: quickstart failed" >&2; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
     started=1
     mountpoint -q "$STATE/mnt" || { echo "run-all: quickstart returned without a mount" >&2; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
     TARGET=$STATE/mnt
+    export SECOND=$STATE/mnt2 PVFS2_BIN=$BIN
+    export KILL_SERVERS="$HERE/kill-servers.sh $STATE/data"
 fi
 
 failures=()
