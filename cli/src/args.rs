@@ -59,6 +59,8 @@ pub enum Command {
     Perror(cmd::perror::PerrorArgs),
     /// Show the servers' counters and latencies
     PerfMon(cmd::perf_mon::PerfMonArgs),
+    /// Measure: bandwidth, metadata rates, this machine's limits
+    Bench(pvfs2_bench::BenchArgs),
 }
 
 /// Which file system a tool talks to.

@@ -111,11 +111,24 @@ impl Fs {
     /// # Errors
     /// When no server answers.
     pub fn open(args: &FsArgs, target: &Target) -> Result<Fs> {
+        Fs::open_with(args, target, |_| ())
+    }
+
+    /// As [`Fs::open`], with a configuration of its own.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub fn open_with(
+        args: &FsArgs,
+        target: &Target,
+        configure: impl FnOnce(&mut ClientConfig),
+    ) -> Result<Fs> {
         let key = key(args)?;
         let map = runtime()?.block_on(fetch_map(target, key.as_ref()))?;
         let mut config = ClientConfig::new(Arc::new(map), Env::real());
         config.key = key;
         config.name = client_name("pvfs2 tool");
+        configure(&mut config);
         let client = Client::new(config);
         let background = Background::start(client.clone())?;
         Ok(Fs { client, background, cred: my_cred() })

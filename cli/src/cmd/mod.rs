@@ -2,6 +2,7 @@
 use crate::args::{Cli, Command};
 use crate::output::start_logging;
 
+pub mod bench;
 pub mod cp;
 pub mod genconfig;
 pub mod ls;
@@ -41,6 +42,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cp(args) => cp::run(args),
         Command::Perror(args) => perror::run(args),
         Command::PerfMon(args) => perf_mon::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Run one by name: `cargo test --release -p pvfs2-tests --test mounted -- crash::each_server`.
 //! `PVFS2_KILL_ROUNDS` (default 1, `just kill-rounds` 20) and `PVFS2_SEED` steer the kill -9 rounds.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
+mod bench;
 mod coherence;
 mod counts;
 mod crash;
@@ -22,7 +23,10 @@ fn main() -> ExitCode {
             start_stop::mkfs_refuses_a_folder_that_is_not_empty,
             start_stop::a_server_refuses_storage_of_another_file_system,
             start_stop::two_servers_cannot_open_one_storage_space,
-            start_stop::mount_of_nothing_says_what_to_do;
+            start_stop::mount_of_nothing_says_what_to_do,
+            bench::ior_without_a_mount_verifies_and_finds_damage,
+            bench::mdtest_without_a_mount_leaves_nothing_behind,
+            bench::clients_on_other_hosts_need_the_key;
         Mount:
             strips::strip_i_lies_on_datafile_i_mod_n,
             strips::other_distributions_lie_where_they_say,
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
             start_stop::quickstart_keeps_data_and_leaves_nothing_behind,
             start_stop::a_stale_mount_is_mended,
             start_stop::a_second_quickstart_is_refused,
+            bench::all_of_it_through_a_mount,
             crash::each_server_in_turn,
             crash::all_servers_at_once,
             crash::several_metadata_servers,
