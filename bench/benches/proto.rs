@@ -1,12 +1,15 @@
-//! What every request pays in `proto`: distributions, headers, heads, checksums.
+//! What every request pays before and after the socket: distributions, plans, headers, heads,
+//! checksums.
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
 use pvfs2_bench::noise;
+use pvfs2_client::io_plan::IoPlan;
 use pvfs2_proto::dist::{Dist, DistKind, Strip};
 use pvfs2_proto::frame::{HEADER_LEN, Header, Kind};
 use pvfs2_proto::op::{
     Cred, IoWriteRequest, LookupRequest, OpMessage, PhysicalExtent, RequestHead,
 };
+use pvfs2_proto::{ClusterMap, FileLayout, HandleRange, ServerEntry};
 use std::hint::black_box;
 
 fn dist(c: &mut Criterion) {
@@ -42,6 +45,39 @@ fn dist(c: &mut Criterion) {
         group.bench_function(format!("{name}/logical_size"), |b| {
             b.iter(|| dist.logical_size(black_box(&[70_000, 65_536, 65_536, 1_000])));
         });
+    }
+    group.finish();
+}
+
+/// A file over `n` servers with strips of 64 KiB.
+fn file_over(n: u64) -> (ClusterMap, FileLayout) {
+    let server = |i: u64| ServerEntry {
+        io_range: Some(HandleRange { first: (i + 1) << 32, last: ((i + 2) << 32) - 1 }),
+        ..Default::default()
+    };
+    let map = ClusterMap { servers: (0..n).map(server).collect(), ..Default::default() };
+    let datahandles = (0..n).map(|i| ((i + 1) << 32) + 7).collect();
+    (map, FileLayout { dist: Dist::simple_stripe(65_536), datahandles })
+}
+
+fn io_plan(c: &mut Criterion) {
+    let (map, layout) = file_over(4);
+    let mut group = c.benchmark_group("io_plan");
+    for (name, at, len) in [
+        ("4k_in_one_strip", 1_000_000u64, 4_096usize),
+        ("47008_unaligned", 47_008 * 1_001, 47_008),
+        ("1m_aligned", 64 << 20, 1 << 20),
+        ("16m", 3, 16 << 20),
+    ] {
+        group.bench_function(format!("{name}/new"), |b| {
+            b.iter(|| IoPlan::new(&map, &layout, black_box(at), black_box(len)));
+        });
+        let data = noise(len);
+        if let Ok(plan) = IoPlan::new(&map, &layout, at, len) {
+            group.bench_function(format!("{name}/gather"), |b| {
+                b.iter(|| plan.gather(black_box(&data)).len());
+            });
+        }
     }
     group.finish();
 }
@@ -109,5 +145,5 @@ fn crc(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, dist, frame, heads, crc);
+criterion_group!(benches, dist, io_plan, frame, heads, crc);
 criterion_main!(benches);

@@ -1,9 +1,13 @@
-//! What every operation pays in Trove: a journaled transaction, a lookup, a read and a write of a
+//! What every operation pays in Trove: a record of the journal, a journaled transaction, a lookup, a read and a write of a
 //! datafile, all on the local disk below the temporary directory.
 use criterion::{Criterion, Throughput};
 use pvfs2_bench::noise;
 use pvfs2_proto::Handle;
 use pvfs2_proto::env::Env;
+use pvfs2_trove::journal::Journal;
+use pvfs2_trove::journal::disk::DiskJournal;
+use pvfs2_trove::journal::record::{self, Change};
+use pvfs2_trove::journal::segment::SEGMENT_BYTES;
 use pvfs2_trove::{FormatInfo, StorageSpace, TroveOptions, Txn};
 use std::error::Error;
 use std::hint::black_box;
@@ -29,6 +33,45 @@ fn create_txn(n: u64) -> Txn {
     txn.put([&b"d"[..], &n.to_be_bytes()].concat(), vec![8; 24]);
     txn.put(&b"a-dir"[..], vec![9; 96]);
     txn
+}
+
+/// The journal alone: a record of a create, and of a directory's worth of changes.
+fn journal(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let journal = DiskJournal::new(dir.path(), 9, 0, SEGMENT_BYTES)?;
+    let change = |n: u64, bytes: usize| Change {
+        key: n.to_be_bytes().to_vec().into(),
+        value: Some(noise(bytes).into()),
+    };
+    let create = [change(1, 96), change(2, 24), change(3, 96)];
+    let many: Vec<Change> = (0..64).map(|n| change(n, 96)).collect();
+    let mut group = c.benchmark_group("journal");
+    for (name, changes) in [("create", &create[..]), ("64_changes", &many[..])] {
+        let mut buf = Vec::new();
+        record::encode(&mut buf, 1, 0, changes)?;
+        group.throughput(Throughput::Bytes(buf.len() as u64));
+        group.bench_function(format!("{name}/encode"), |b| {
+            b.iter(|| {
+                buf.clear();
+                record::encode(&mut buf, 1, 0, black_box(changes)).is_ok()
+            });
+        });
+        group.bench_function(format!("{name}/decode"), |b| {
+            b.iter(|| record::decode(black_box(&buf)).is_some());
+        });
+        group.bench_function(format!("{name}/append"), |b| {
+            b.iter(|| {
+                // What is written is safe elsewhere, so that segments go again.
+                let index = journal.append(black_box(changes))?;
+                if index % 65_536 == 0 { journal.checkpoint(index) } else { Ok(()) }
+            });
+        });
+    }
+    group.sample_size(20).bench_function("create/append_and_sync", |b| {
+        b.iter(|| journal.append(&create).and_then(|_| journal.sync()).is_ok());
+    });
+    group.finish();
+    Ok(())
 }
 
 fn keyval(c: &mut Criterion, space: &StorageSpace) {
@@ -79,6 +122,7 @@ fn bstream(c: &mut Criterion, space: &StorageSpace) {
 }
 
 fn trove(c: &mut Criterion) -> Result<(), Box<dyn Error>> {
+    journal(c)?;
     let opened = open()?;
     keyval(c, &opened.space);
     bstream(c, &opened.space);

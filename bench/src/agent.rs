@@ -99,31 +99,38 @@ fn relay(child: &mut Child, mut sender: Sender, mut receiver: Receiver) -> Resul
         sender.close();
         Ok(())
     });
+    let mut told_to_end = false;
     let mut forth = || -> Result<()> {
         while let Some(line) = receiver.next()? {
-            input.write_all(&for_here(&line)?)?;
+            let (line, is_end) = for_here(&line)?;
+            told_to_end |= is_end;
+            input.write_all(&line)?;
             input.flush()?;
         }
         Ok(())
     };
     let forth = forth();
     drop(input);
-    if forth.is_err() {
-        // What it was told may not be what the coordinator said: it must not go on.
+    if told_to_end && forth.is_ok() {
+        finish(child);
+    } else {
+        // Nobody waits for what it does, or what it was told may not be what the coordinator said.
         let _ = child.kill();
     }
     let back = back.join().unwrap_or_else(|_| bail!("the relay's thread panicked"));
-    forth.and(back)
+    // A worker that was killed for a coordinator that is gone has nobody to tell.
+    forth.and(if told_to_end { back } else { Ok(()) })
 }
 
-/// A coordinator's message as it is meant on this host: files of its host mean nothing here.
-fn for_here(line: &[u8]) -> Result<Vec<u8>> {
+/// A coordinator's message as it is meant on this host (files of its host mean nothing here), and
+/// whether it is the last.
+fn for_here(line: &[u8]) -> Result<(Vec<u8>, bool)> {
     let mut message: ToWorker =
         serde_json::from_slice(line).context("a frame that is no message")?;
     if let ToWorker::Setup(setup) = &mut message {
         setup.fs = FsChoice { key_file: None, ..setup.fs.clone() };
     }
-    to_line(&message)
+    Ok((to_line(&message)?, matches!(message, ToWorker::End)))
 }
 
 fn finish(child: &mut Child) {

@@ -3,6 +3,7 @@ use crate::agent::{self, AgentArgs};
 use crate::ceiling::{self, CeilingArgs};
 use crate::fleet::Hosts;
 use crate::host::{FsChoice, Host};
+use crate::paper::{self, PaperArgs};
 use crate::{ior, mdtest, worker};
 use anyhow::Result;
 use pvfs2_bmi::auth::ClusterKey;
@@ -25,6 +26,8 @@ pub enum BenchCommand {
     Mdtest(Box<mdtest::MdtestArgs>),
     /// What this machine can do in the same terms: FUSE, sockets, disks, checksums
     Ceiling(CeilingArgs),
+    /// The experiments of the article that this project began with, with figures and a report
+    Paper(PaperArgs),
     /// Start clients on this host for a coordinator on another
     Agent(AgentArgs),
     /// One client; started by the others
@@ -86,6 +89,7 @@ pub fn run(args: BenchArgs, host: &dyn Host) -> Result<()> {
         BenchCommand::Ior(args) => ior::run(*args),
         BenchCommand::Mdtest(args) => mdtest::run(*args),
         BenchCommand::Ceiling(args) => ceiling::run(args),
+        BenchCommand::Paper(args) => paper::run(args),
         BenchCommand::Agent(args) => agent::run(args),
         BenchCommand::Worker => worker::run(host),
     }

@@ -11,6 +11,7 @@
 //! - [`fleet`], [`worker`]: the two ends; [`agent`], [`link`]: workers on other hosts
 //! - [`ior`]: bandwidth in IOR's terms; [`mdtest`]: metadata in mdtest's terms
 //! - [`ceiling`]: what this machine can do, and results as shares of it
+//! - [`paper`]: the article's experiments, with [`chart`]s and a report
 //! - [`stamp`]: bytes that know where they belong; [`hist`]: latencies; [`table`]: how results are
 //!   printed and summed up; [`progress`]: the live line
 //! - [`noise`]: bytes for the micro-benchmarks in `bench/benches` (`cargo bench -p pvfs2-bench`)
@@ -20,6 +21,7 @@ pub mod agent;
 pub mod api;
 pub mod args;
 pub mod ceiling;
+pub mod chart;
 pub mod fleet;
 pub mod hist;
 pub mod host;
@@ -28,6 +30,7 @@ pub mod job;
 pub mod link;
 pub mod mdtest;
 pub mod noise;
+pub mod paper;
 pub mod progress;
 pub mod stamp;
 pub mod table;

@@ -1,6 +1,7 @@
 //! `pvfs2 bench`: its clients as real processes, without a mount, through agents, and through a mount.
 //! Sizes are small: what is checked is that everything is measured, compared and cleaned up.
 use pvfs2_tests::cluster::program;
+use pvfs2_tests::wait::{secs, until};
 use pvfs2_tests::{Cluster, Spec};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -135,6 +136,23 @@ pub fn clients_on_other_hosts_need_the_key() {
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
     assert!(text.contains("nodes               : 2") && text.contains("every byte"), "{text}");
+    // A coordinator that is killed leaves nobody behind who writes on.
+    let file = dir.join("posix");
+    let mut lead = Command::new(program());
+    lead.args(["bench", "ior", "-w", "--duration", "600", "-k", "-o", file.to_str().unwrap()]);
+    lead.args(["--hosts", &first.1, "--key-file", key.to_str().unwrap(), "-F"]);
+    let mut lead = Agent(lead.stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap());
+    let written = dir.join("posix.00000000");
+    until(secs(20), "it writes", || written.exists());
+    // A process's children are listed by the threads that started them.
+    let workers = || -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", first.0.0.id())).unwrap();
+        let lists = tasks.flatten().map(|t| std::fs::read_to_string(t.path().join("children")));
+        lists.map(Result::unwrap_or_default).collect()
+    };
+    assert!(!workers().trim().is_empty(), "there is one");
+    lead.0.kill().unwrap();
+    until(secs(20), "the worker has ended", || workers().trim().is_empty());
     for (key, words) in [(Some(other.as_path()), "another key"), (None, "--key-file")] {
         let out = run(key);
         let told = String::from_utf8_lossy(&out.stderr);
@@ -142,6 +160,36 @@ pub fn clients_on_other_hosts_need_the_key() {
     }
     let told = bad(&["bench", "agent", "--key-file", dir.join("none").to_str().unwrap()]);
     assert!(told.contains("key file"), "{told}");
+}
+
+pub fn the_articles_experiments_are_measured_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("paper");
+    let out_name = out.to_str().unwrap();
+    let told = good(&["bench", "paper", "--out", out_name, "--quick", "-i", "2", "--quiet"]);
+    assert!(told.trim().ends_with("report.html"), "{told}");
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap();
+    for n in 7..=10 {
+        assert!(read(&format!("fig{n}.png")).starts_with(b"\x89PNG"));
+        assert!(String::from_utf8(read(&format!("fig{n}.svg"))).unwrap().contains("64 MiB"));
+    }
+    // 8 sizes; PVFS2 and local, then 1, 2 and 4 clients; write and read; 2 repetitions.
+    let csv = String::from_utf8(read("paper.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 8 * 5 * 2 * 2, "{csv}");
+    let seconds = csv.lines().skip(1).map(|l| l.split(',').nth(6).unwrap().parse::<f64>().unwrap());
+    assert!(seconds.into_iter().all(|s| s > 1e-6 && s < 60.0), "{csv}");
+    let left: Vec<_> = std::fs::read_dir(&out).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left.len(), 11, "no scratch is left: {left:?}");
+    let page = read("report.html");
+    good(&[
+        "bench",
+        "paper",
+        "--out",
+        out_name,
+        "--from",
+        out.join("paper.json").to_str().unwrap(),
+    ]);
+    assert_eq!(read("report.html"), page, "drawn again alike");
 }
 
 pub fn all_of_it_through_a_mount() {

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             start_stop::a_stale_mount_is_mended,
             start_stop::a_second_quickstart_is_refused,
             bench::all_of_it_through_a_mount,
+            bench::the_articles_experiments_are_measured_and_drawn,
             crash::each_server_in_turn,
             crash::all_servers_at_once,
             crash::several_metadata_servers,
