@@ -101,7 +101,7 @@ fn relay(child: &mut Child, mut sender: Sender, mut receiver: Receiver) -> Resul
     });
     let mut told_to_end = false;
     let mut forth = || -> Result<()> {
-        while let Some(line) = receiver.next()? {
+        while let Some(line) = receiver.receive()? {
             let (line, is_end) = for_here(&line)?;
             told_to_end |= is_end;
             input.write_all(&line)?;

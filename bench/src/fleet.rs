@@ -310,7 +310,7 @@ fn at_agent(agent: &str, hosts: &Hosts, rank: usize, tell: mpsc::Sender<Heard>) 
     let agent = agent.to_owned();
     std::thread::spawn(move || {
         loop {
-            let message = match receiver.next() {
+            let message = match receiver.receive() {
                 Ok(Some(line)) => serde_json::from_slice(&line).map_err(Into::into),
                 Ok(None) => Err(anyhow!("the agent {agent} has closed its connection")),
                 Err(e) => Err(e),

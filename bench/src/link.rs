@@ -167,7 +167,7 @@ impl Receiver {
     ///
     /// # Errors
     /// A connection that breaks inside a frame, a frame that is too long or not from the other side.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub fn receive(&mut self) -> Result<Option<Vec<u8>>> {
         let mut len = [0; 4];
         match self.stream.read_exact(&mut len) {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -214,11 +214,11 @@ mod tests {
         to.send(b"one").unwrap();
         to.send(b"").unwrap();
         back.send(b"answer").unwrap();
-        assert_eq!(inbox.next().unwrap().unwrap(), b"one");
-        assert_eq!(inbox.next().unwrap().unwrap(), b"");
-        assert_eq!(from.next().unwrap().unwrap(), b"answer");
+        assert_eq!(inbox.receive().unwrap().unwrap(), b"one");
+        assert_eq!(inbox.receive().unwrap().unwrap(), b"");
+        assert_eq!(from.receive().unwrap().unwrap(), b"answer");
         to.close();
-        assert!(inbox.next().unwrap().is_none());
+        assert!(inbox.receive().unwrap().is_none());
     }
 
     #[test]
@@ -242,12 +242,12 @@ mod tests {
         to.send(b"one").unwrap();
         to.sequence = 0;
         to.send(b"one").unwrap();
-        assert_eq!(inbox.next().unwrap().unwrap(), b"one");
-        assert!(inbox.next().unwrap_err().to_string().contains("did not send"));
+        assert_eq!(inbox.receive().unwrap().unwrap(), b"one");
+        assert!(inbox.receive().unwrap_err().to_string().contains("did not send"));
         let (here, there) = pair(&key, &key);
         let ((mut to, _from), (_back, mut inbox)) = (here.unwrap(), there.unwrap());
         to.stream.write_all(&u32::MAX.to_le_bytes()).unwrap();
-        assert!(inbox.next().unwrap_err().to_string().contains("the most is"));
+        assert!(inbox.receive().unwrap_err().to_string().contains("the most is"));
         let _ = to.send(b"x");
     }
 }
