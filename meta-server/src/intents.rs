@@ -42,6 +42,9 @@ pub struct StepCall {
     /// The request, as a `RequestHead` with nothing but `op`.
     #[prost(bytes = "bytes", tag = "2")]
     pub request: Bytes,
+    /// Leaves only when every other request has been answered.
+    #[prost(bool, tag = "3")]
+    pub last: bool,
 }
 
 /// An operation over several servers.
@@ -64,7 +67,7 @@ pub struct IntentRecord {
 /// A request of an intent, to be stored.
 pub(crate) fn step(server: ServerId, op: OpRequest) -> StepCall {
     let head = RequestHead { op: Some(op), ..Default::default() };
-    StepCall { server, request: head.encode_to_vec().into() }
+    StepCall { server, request: head.encode_to_vec().into(), last: false }
 }
 
 fn parse(step: &StepCall) -> Option<PeerCall> {
@@ -196,6 +199,16 @@ impl MetaServer {
 
     /// One round: returns the steps to be sent again, with the first error among them.
     async fn try_steps(&self, steps: Vec<StepCall>) -> (Vec<StepCall>, Option<PvfsError>) {
+        let (last, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(|s| s.last);
+        let (mut rest, e) = self.send_steps(first).await;
+        if e.is_some() || last.is_empty() {
+            rest.extend(last);
+            return (rest, e);
+        }
+        self.send_steps(last).await
+    }
+
+    async fn send_steps(&self, steps: Vec<StepCall>) -> (Vec<StepCall>, Option<PvfsError>) {
         let mut first = None;
         let (mut sent, mut calls) = (Vec::new(), Vec::new());
         for s in steps {

@@ -34,6 +34,8 @@ pub enum StepKind {
     Rmdir = 3,
     /// `rename_peer`.
     Rename = 4,
+    /// `tree_lock`: Take to Release.
+    Tree = 5,
 }
 
 /// Where a step stands.
@@ -104,17 +106,21 @@ impl MetaServer {
         self.store.sync(index).await
     }
 
-    /// Holds the directories of renames that were under way at the last stop.
+    /// Holds the directories, and the tree lock, of renames that were under way at the last stop.
     pub(crate) fn recover_holds(&self) -> Result<()> {
         self.store.scan(&keys::steps(), |key, value| {
-            let prepared = StepRecord::decode(value.as_ref()).ok().filter(|r| {
-                keys::step_kind(key) == Some(StepKind::Rename as u8)
-                    && r.state() == StepState::Prepared
-            });
+            let held = match keys::step_kind(key) {
+                Some(kind) if kind == StepKind::Rename as u8 => &self.held,
+                Some(kind) if kind == StepKind::Tree as u8 => &self.tree_held,
+                _ => return Ok(()),
+            };
+            let prepared = StepRecord::decode(value.as_ref()).ok();
+            let prepared = prepared.filter(|r| r.state() == StepState::Prepared);
+            // A tree lock's record names no directory: `tree_lock::TREE`.
             if let (Some(intent), Some(record)) = (keys::intent_of(key), prepared)
                 && let Some(guard) = self.sched.try_lock(Handle(record.dir), Mode::Write)
             {
-                self.held.borrow_mut().insert(intent, guard);
+                held.borrow_mut().insert(intent, guard);
             }
             Ok(())
         })
@@ -142,6 +148,7 @@ impl MetaServer {
             }
             self.store.commit(change)?;
             self.held.borrow_mut().remove(&intent);
+            self.tree_held.borrow_mut().remove(&intent);
         }
         Ok(())
     }

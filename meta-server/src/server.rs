@@ -78,6 +78,8 @@ pub struct MetaServer {
     pub(crate) young: RefCell<HashSet<Handle>>,
     pub(crate) held: RefCell<crate::peer_steps::Held>,
     pub(crate) lingering: crate::linger::Lingering,
+    /// The tree lock, where another server's intent has it (first metadata server).
+    pub(crate) tree_held: RefCell<crate::peer_steps::Held>,
     recovered: RefCell<Vec<crate::intents::Recovery>>,
     collection: Arc<Collection>,
     peers: Box<dyn Peers>,
@@ -153,6 +155,7 @@ impl MetaServer {
             young: RefCell::default(),
             held: RefCell::default(),
             lingering: Default::default(),
+            tree_held: RefCell::default(),
             recovered: RefCell::default(),
             collection,
             peers,
@@ -329,6 +332,7 @@ impl MetaServer {
             OpRequest::RmdirPeer(r) => ops::rmdir_peer::rmdir_peer(self, cx, r).await,
             OpRequest::RenamePeer(r) => ops::rename_peer::rename_peer(self, cx, r).await,
             OpRequest::IntentStatus(r) => ops::intent_status::intent_status(self, r),
+            OpRequest::TreeLock(r) => ops::tree_lock::tree_lock(self, r).await,
             other => Err(PvfsError::new(
                 ErrorCode::NotSupported,
                 format!(

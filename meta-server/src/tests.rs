@@ -3,6 +3,7 @@
 mod acls;
 mod across;
 mod basics;
+mod fake_io;
 mod fsck;
 mod harness;
 mod model;
@@ -11,4 +12,5 @@ mod once;
 mod opening;
 mod renames;
 mod sizes;
+mod tree_lock;
 mod xattrs;

@@ -139,6 +139,11 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Holds what another guard held too. Both must be of one scheduler.
+    pub fn absorb(&mut self, mut other: Guard) {
+        self.held.append(&mut other.held);
+    }
+
     /// Lets go of all handles but these.
     pub fn keep(&mut self, handles: &[Handle]) {
         let mut inner = self.inner.lock();

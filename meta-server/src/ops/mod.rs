@@ -31,6 +31,7 @@ pub(crate) mod setattr;
 pub(crate) mod setxattr;
 pub(crate) mod statfs;
 pub(crate) mod symlink;
+pub(crate) mod tree_lock;
 pub(crate) mod unlink;
 pub(crate) mod unstuff;
 pub(crate) mod write_small;

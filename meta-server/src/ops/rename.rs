@@ -3,7 +3,7 @@
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | everything here: check; dirents, directories, objects, reply in one change | answer | nothing happened |
-//! | a directory or an object on another server | `rename_far` | |
+//! | a directory or an object on another server, or the tree lock is needed | `rename_far` | |
 //!
 //! The checks come in Linux's order (`do_renameat2`, `vfs_rename`). Two names of one object: nothing
 //! happens. What was replaced stays a moment (`linger`). Durable: all of it. Errors: `NotFound`, `Exists` (no_replace), `NotDirectory`,
@@ -57,7 +57,8 @@ pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> 
     let asks = ends.asks_for_something(&r)?;
     let far_object =
         [Some(ends.moved), ends.new.target].iter().flatten().any(|t| !server.owns(t.handle));
-    let below = if far_object { None } else { is_below_here(server, &r, &ends)? };
+    let here = !far_object && (!ends.moves_a_directory(&r) || server.tree_is_free());
+    let below = if here { is_below_here(server, &r, &ends)? } else { None };
     let Some(below) = below else {
         drop(guard);
         return super::rename_far::rename_far(server, cx, r).await;
@@ -128,6 +129,13 @@ impl Ends {
             handle: self.moved.handle.0,
             other: other.map_or(0, |t| t.handle.0),
         })
+    }
+
+    /// Whether a directory would change its parent (`tree_lock`).
+    pub(crate) fn moves_a_directory(&self, r: &RenameRequest) -> bool {
+        let came = self.new.target.filter(|_| r.exchange);
+        r.dir != r.new_dir
+            && (self.moved.kind == S_IFDIR || came.is_some_and(|t| t.kind == S_IFDIR))
     }
 
     /// Flags against what is there. `false`: both names are one object's, nothing is to be done.

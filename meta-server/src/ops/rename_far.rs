@@ -3,6 +3,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
+//! | a directory changes its parent: the tree lock (`tree_lock`) | lock | answer |
 //! | lock the names here | intent, synced | |
 //! | old name elsewhere: `rename_peer` Prepare (found, allowed, held) | check | undo; `Busy`: let go, try again |
 //! | check; replaced directory elsewhere: `rmdir_peer` Prepare | commit | undo, answer |
@@ -13,11 +14,14 @@
 //! that holds its own names never waits for another's (see `MetaServer::until_free`), so two
 //! renames cannot wait for each other.
 //!
-//! Known limit: two directories moved below each other at the same moment, over different servers,
-//! are not noticed (the walk to the root is not locked over servers).
+//! The tree lock is taken before all else where it is known that a directory moves, else without
+//! waiting when that is known; it is given back after every other step has been answered (the
+//! directory's parent is written by then).
 use super::rename::{DEPTH_MAX, Ends, refuse_loop};
+use super::tree_lock::TREE;
 use crate::intents::{self, StepCall};
 use crate::keys::DirentValue;
+use crate::names::Place;
 use crate::server::MetaServer;
 use crate::store::Change;
 use pvfs2_proto::attr::mode::S_IFDIR;
@@ -29,61 +33,135 @@ use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::peer;
 use pvfs2_server_core::scheduler::Guard;
 use pvfs2_server_core::service::{Answer, OpCx};
+use std::cell::Cell;
 
 pub(crate) async fn rename_far(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> Result<Answer> {
-    server.until_free(async || attempt(server, cx, &r).await).await
+    // Whether to queue for the tree lock before anything is held: only a guess, and no error.
+    let queue = Cell::new(
+        server.owns(Handle(r.dir)) && {
+            let old = server.place(cx, r.dir, &r.name).ok().and_then(|p| p.target);
+            let new = server.place(cx, r.new_dir, &r.new_name).ok();
+            old.zip(new)
+                .is_some_and(|(moved, new)| Ends { old: None, new, moved }.moves_a_directory(&r))
+        },
+    );
+    server.until_free(async || attempt(server, cx, &r, &queue).await).await
 }
 
-async fn attempt(server: &MetaServer, cx: &OpCx, r: &RenameRequest) -> Result<Answer> {
+/// What an attempt has begun and holds.
+struct Tried<'a> {
+    intent: u64,
+    /// The intent's record is written.
+    begun: bool,
+    undo: Vec<StepCall>,
+    /// Whether it has the tree lock.
+    has_tree: bool,
+    /// The tree lock, where this server gives it.
+    tree: Option<Guard>,
+    /// Set when the next attempt shall queue for the tree lock.
+    queue: &'a Cell<bool>,
+}
+
+impl Tried<'_> {
+    /// Takes back what was begun.
+    async fn give_up(self, server: &MetaServer, guard: Option<Guard>) {
+        if self.begun {
+            let _later = server.run_intent(self.intent, self.undo, guard, Change::new()).await;
+        }
+    }
+}
+
+async fn attempt(
+    server: &MetaServer,
+    cx: &OpCx,
+    r: &RenameRequest,
+    queue: &Cell<bool>,
+) -> Result<Answer> {
+    let intent = server.store.new_intent()?;
+    let undo = Vec::new();
+    let mut t = Tried { intent, begun: false, undo, has_tree: false, tree: None, queue };
+    if queue.get() {
+        t.begun = !server.owns(Handle::ROOT);
+        match server.take_tree(intent, &mut t.undo, &[], true).await {
+            Ok(guard) => (t.tree, t.has_tree) = (guard, true),
+            Err(e) => {
+                t.give_up(server, None).await;
+                return Err(e);
+            }
+        }
+    }
     let near = server.owns(Handle(r.dir));
     let names = [(r.new_dir, r.new_name.as_ref()), (r.dir, r.name.as_ref())];
     let mut guard = server.lock_names(if near { &names } else { &names[..1] }, &[]).await;
-    let new = server.place(cx, r.new_dir, &r.new_name)?;
-    let intent = server.store.new_intent()?;
-    let source = if near { None } else { Some(server.owner(Handle(r.dir))?) };
-    let replaced_dir =
-        new.target.filter(|t| !r.exchange && t.kind == S_IFDIR && !server.owns(t.handle));
-    let mut undo = Vec::new();
-    if let Some(to) = source {
-        undo.push(intents::step(to, peer_step(intent, r, RenameStep::Abort, None).into_request()));
-    }
-    if let Some(dir) = replaced_dir {
-        let to = server.owner(dir.handle)?;
-        undo.push(intents::step(to, rmdir_step(intent, dir, RmdirStep::Undo).into_request()));
-    }
     let locked = [Handle(r.new_dir), Handle(r.dir)];
     let dirs = if near { &locked[..] } else { &locked[..1] };
-    server.begin_intent(intent, undo.clone(), dirs).await?;
-    let ends = match source {
-        None => {
-            let old = server.place(cx, r.dir, &r.name);
-            old.and_then(|old| old.existing().map(|moved| Ends { old: Some(old), new, moved }))
-        }
-        Some(to) => {
-            let prepare = peer_step(intent, r, RenameStep::Prepare, None);
-            peer::ask(server.peers(), &cx.cred, cx.op_id, to, prepare).await.map(|held| {
-                let moved = DirentValue { handle: Handle(held.handle), kind: held.kind };
-                Ends { old: None, new, moved }
-            })
-        }
+    let held = match server.place(cx, r.new_dir, &r.new_name) {
+        Ok(new) => hold(server, cx, r, new, &mut t, dirs).await,
+        Err(e) => Err(e),
     };
-    let checked = match &ends {
-        Ok(ends) => check(server, cx, r, ends, intent, replaced_dir).await,
-        Err(e) => Err(e.clone()),
-    };
-    match (ends, checked) {
-        (Ok(ends), Ok(true)) => finish(server, cx, r, ends, intent, undo, guard).await,
-        (Ok(ends), Ok(false)) => {
+    match held {
+        Ok((ends, true)) => finish(server, cx, r, ends, t, guard).await,
+        Ok((ends, false)) => {
             guard.keep(dirs);
-            let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;
+            t.give_up(server, Some(guard)).await;
             Ok(Answer::new(ends.response()))
         }
-        (_, Err(e)) | (Err(e), _) => {
+        Err(e) => {
             guard.keep(dirs);
-            let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;
+            t.give_up(server, Some(guard)).await;
             Err(e)
         }
     }
+}
+
+/// Intent, old name, checks. `false`: both names are one object's.
+async fn hold(
+    server: &MetaServer,
+    cx: &OpCx,
+    r: &RenameRequest,
+    new: Place,
+    t: &mut Tried<'_>,
+    dirs: &[Handle],
+) -> Result<(Ends, bool)> {
+    let intent = t.intent;
+    let near = server.owns(Handle(r.dir));
+    let source = if near { None } else { Some(server.owner(Handle(r.dir))?) };
+    let replaced_dir =
+        new.target.filter(|t| !r.exchange && t.kind == S_IFDIR && !server.owns(t.handle));
+    if let Some(to) = source {
+        let abort = peer_step(intent, r, RenameStep::Abort, None);
+        t.undo.push(intents::step(to, abort.into_request()));
+    }
+    if let Some(dir) = replaced_dir {
+        let to = server.owner(dir.handle)?;
+        t.undo.push(intents::step(to, rmdir_step(intent, dir, RmdirStep::Undo).into_request()));
+    }
+    t.begun = true;
+    server.begin_intent(intent, t.undo.clone(), dirs).await?;
+    let ends = match source {
+        None => {
+            let old = server.place(cx, r.dir, &r.name)?;
+            let moved = old.existing()?;
+            Ends { old: Some(old), new, moved }
+        }
+        Some(to) => {
+            let prepare = peer_step(intent, r, RenameStep::Prepare, None);
+            let held = peer::ask(server.peers(), &cx.cred, cx.op_id, to, prepare).await?;
+            let moved = DirentValue { handle: Handle(held.handle), kind: held.kind };
+            Ends { old: None, new, moved }
+        }
+    };
+    if ends.moves_a_directory(r) && !t.has_tree {
+        match server.take_tree(intent, &mut t.undo, dirs, false).await {
+            Ok(guard) => (t.tree, t.has_tree) = (guard, true),
+            Err(e) => {
+                t.queue.set(e.code == ErrorCode::Busy);
+                return Err(e);
+            }
+        }
+    }
+    let asks = check(server, cx, r, &ends, intent, replaced_dir).await?;
+    Ok((ends, asks))
 }
 
 fn peer_step(
@@ -149,10 +227,10 @@ async fn finish(
     cx: &OpCx,
     r: &RenameRequest,
     ends: Ends,
-    intent: u64,
-    undo: Vec<StepCall>,
+    mut t: Tried<'_>,
     mut guard: Guard,
 ) -> Result<Answer> {
+    let intent = t.intent;
     let exchange = ends.new.target.filter(|_| r.exchange);
     let far_source = ends.old.is_none();
     let response = ends.response();
@@ -163,9 +241,14 @@ async fn finish(
             let commit = peer_step(intent, r, RenameStep::Commit, exchange);
             steps.push(intents::step(to, commit.into_request()));
         }
-        let locked = [Handle(r.new_dir), Handle(r.dir)];
-        let locked = if far_source { &locked[..1] } else { &locked[..] };
-        server.commit_intent(&mut change, intent, steps.clone(), locked);
+        let mut locked = vec![Handle(r.new_dir)];
+        locked.extend((!far_source).then_some(Handle(r.dir)));
+        match &t.tree {
+            Some(_) => locked.push(TREE),
+            None if t.has_tree => steps.push(server.tree_release(intent)?),
+            None => {}
+        }
+        server.commit_intent(&mut change, intent, steps.clone(), &locked);
         Ok((server.answer(cx, change, response)?, steps))
     });
     // What remains waits for others, who may wait for these objects.
@@ -173,10 +256,14 @@ async fn finish(
     let (answer, steps) = match committed {
         Ok(committed) => committed,
         Err(e) => {
-            let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;
+            t.give_up(server, Some(guard)).await;
             return Err(e);
         }
     };
+    // Until the directory's parent is written.
+    if let Some(tree) = t.tree.take() {
+        guard.absorb(tree);
+    }
     server.store.sync_now().await?;
     // The new name stands whatever becomes of the rest.
     let _later = server.run_intent(intent, steps, Some(guard), Change::new()).await;

@@ -7,14 +7,19 @@ use pvfs2_proto::op::*;
 use std::time::Duration;
 
 /// Makes directories below the root until one lies on `server`.
-async fn dir_on(u: &User, server: u32, prefix: &str) -> (u64, String) {
+pub async fn dir_on(u: &User, server: u32, prefix: &str) -> (u64, String) {
+    dir_in(u, 1, server, prefix).await
+}
+
+/// Makes directories in `parent` until one lies on `server`.
+pub async fn dir_in(u: &User, parent: u64, server: u32, prefix: &str) -> (u64, String) {
     for i in 0..100 {
         let name = format!("{prefix}{i}");
-        let handle = u.mkdir(1, &name).await.unwrap();
+        let handle = u.mkdir(parent, &name).await.unwrap();
         if u.cluster.owner(handle) == server {
             return (handle, name);
         }
-        u.rmdir(1, &name).await.unwrap();
+        u.rmdir(parent, &name).await.unwrap();
     }
     panic!("no directory came to lie on server {server}");
 }

@@ -1,5 +1,6 @@
 //! A cluster in one thread: metadata servers with their services, one fake I/O server per I/O entry
 //! of the map, users with sessions and tickets.
+use super::fake_io::FakeIo;
 use crate::{MetaConfig, MetaServer};
 use bytes::Bytes;
 use pvfs2_bmi::buf::PooledBuf;
@@ -15,7 +16,7 @@ use pvfs2_server_core::service::{ServiceConfig, SessionService};
 use pvfs2_trove::Collection;
 use pvfs2_trove::collection::MemCollection;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -34,13 +35,6 @@ impl Clock for Ticking {
     }
 }
 
-/// Datafiles of all I/O servers, by datahandle.
-#[derive(Default)]
-pub struct FakeIo {
-    pub files: BTreeMap<u64, (Vec<u8>, i64)>,
-    pub requests: Vec<(ServerId, Op)>,
-}
-
 pub struct Cluster {
     pub map: Arc<ClusterMap>,
     pub env: Env,
@@ -51,13 +45,18 @@ pub struct Cluster {
     pub refuse: RefCell<HashMap<Op, u32>>,
     /// Metadata requests between servers whose answers get lost after they ran.
     pub lose: RefCell<HashMap<Op, u32>>,
+    /// Longest time that a request between servers, and its answer, travel; drawn for each.
+    pub travel_ms_max: Cell<u64>,
     pub backings: Vec<MemCollection>,
     services: RefCell<Vec<Option<Rc<MetaService>>>>,
+    lives: RefCell<Vec<u32>>,
     next_client: Cell<u64>,
 }
 
 struct FakePeers {
     me: ServerId,
+    /// Which run of the server this is: a killed one gets no answer any more.
+    life: u32,
     cluster: Weak<Cluster>,
     sessions: RefCell<HashMap<ServerId, u64>>,
 }
@@ -106,8 +105,10 @@ impl Cluster {
             down: RefCell::default(),
             refuse: RefCell::default(),
             lose: RefCell::default(),
+            travel_ms_max: Cell::new(0),
             backings: (0..metas).map(|_| MemCollection::default()).collect(),
             services: RefCell::new((0..metas).map(|_| None).collect()),
+            lives: RefCell::new(vec![0; metas as usize]),
             next_client: Cell::new(1),
         });
         for id in 0..metas {
@@ -129,8 +130,9 @@ impl Cluster {
             sync_meta: false,
             env: self.env.clone(),
         };
-        let peers =
-            FakePeers { me: id, cluster: Rc::downgrade(self), sessions: RefCell::default() };
+        let life = self.lives.borrow()[id as usize];
+        let cluster = Rc::downgrade(self);
+        let peers = FakePeers { me: id, life, cluster, sessions: RefCell::default() };
         let meta = MetaServer::open_with(config, Box::new(peers)).unwrap();
         let durable = Some(meta.durable_sessions());
         let config = ServiceConfig {
@@ -149,6 +151,7 @@ impl Cluster {
 
     /// `kill -9`: nothing that was committed is lost.
     pub fn kill(&self, id: ServerId) {
+        self.lives.borrow_mut()[id as usize] += 1;
         self.services.borrow_mut()[id as usize] = None;
         self.backings[id as usize].crash();
         self.down.borrow_mut().insert(id);
@@ -244,9 +247,9 @@ impl Peers for FakePeers {
             let mut replies = Vec::new();
             for call in calls {
                 // A request and its answer travel; others may run meanwhile.
-                tokio::task::yield_now().await;
+                self.travel().await;
                 replies.push(self.one(cred, call).await);
-                tokio::task::yield_now().await;
+                self.travel().await;
             }
             replies
         })
@@ -254,6 +257,20 @@ impl Peers for FakePeers {
 }
 
 impl FakePeers {
+    async fn travel(&self) {
+        tokio::task::yield_now().await;
+        let Some(cluster) = self.cluster.upgrade() else { return };
+        let longest = cluster.travel_ms_max.get();
+        if longest > 0 {
+            let ms = cluster.env.rand_u64() % (longest + 1);
+            tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+        }
+        if cluster.lives.borrow()[self.me as usize] != self.life {
+            // What a killed server had begun stands still for ever.
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn one(&self, cred: &Cred, call: PeerCall) -> Result<PeerReply> {
         let cluster = self.cluster.upgrade().ok_or_else(unreachable)?;
         let (op, server) = (call.op.op(), call.server);
@@ -294,73 +311,6 @@ impl FakePeers {
             };
         }
         Err(ErrorCode::BadSession.into())
-    }
-}
-
-impl FakeIo {
-    fn run(&mut self, op: OpRequest, body: &[u8], now_ns: i64) -> OpResponse {
-        match op {
-            OpRequest::IoWrite(r) => {
-                let (data, mtime) = self.files.entry(r.datahandle).or_default();
-                let mut rest = body;
-                for e in &r.extents {
-                    let (from, to) =
-                        (e.physical_offset as usize, (e.physical_offset + e.len) as usize);
-                    data.resize(data.len().max(to), 0);
-                    data[from..to].copy_from_slice(&rest[..e.len as usize]);
-                    rest = &rest[e.len as usize..];
-                }
-                *mtime = now_ns;
-                OpResponse::IoWrite(IoWriteResponse { mtime_ns: now_ns })
-            }
-            OpRequest::DfStat(r) => {
-                let stat = |h: &u64| {
-                    self.files.get(h).map_or(DfStat::default(), |(data, mtime_ns)| DfStat {
-                        size: data.len() as u64,
-                        mtime_ns: *mtime_ns,
-                        allocated: 0,
-                    })
-                };
-                OpResponse::DfStat(DfStatResponse {
-                    stats: r.datahandles.iter().map(stat).collect(),
-                })
-            }
-            OpRequest::DfTruncate(r) => {
-                if let Some((data, _)) = self.files.get_mut(&r.datahandle) {
-                    data.truncate(r.size as usize);
-                }
-                OpResponse::DfTruncate(DfTruncateResponse {})
-            }
-            OpRequest::DfFallocate(r) => {
-                if let Some((data, _)) = self.files.get_mut(&r.datahandle).filter(|_| r.punch) {
-                    for e in &r.extents {
-                        let to = data.len().min((e.physical_offset + e.len) as usize);
-                        data[to.min(e.physical_offset as usize)..to].fill(0);
-                    }
-                }
-                OpResponse::DfFallocate(DfFallocateResponse {})
-            }
-            OpRequest::DfSync(_) => OpResponse::DfSync(DfSyncResponse {}),
-            OpRequest::DfRemove(r) => {
-                let there = |h: &&u64| self.files.remove(*h).is_some();
-                let removed = r.datahandles.iter().filter(there).count() as u32;
-                OpResponse::DfRemove(DfRemoveResponse { removed })
-            }
-            other => panic!("the fake I/O server does not do {:?}", other.op()),
-        }
-    }
-
-    /// The file's bytes as its layout places them.
-    pub fn contents(&self, attr: &Attr, size: u64) -> Vec<u8> {
-        let layout = attr.layout.as_ref().unwrap();
-        let n = layout.datahandles.len() as u32;
-        (0..size)
-            .map(|at| {
-                let p = layout.dist.locate(n, at);
-                let file = self.files.get(&layout.datahandles[p.datafile as usize]);
-                file.and_then(|f| f.0.get(p.physical_offset as usize)).copied().unwrap_or(0)
-            })
-            .collect()
     }
 }
 

@@ -212,6 +212,8 @@ ops! {
     73 "173" RenamePeer "rename_peer" RenamePeerRequest RenamePeerResponse Harmless;
     /// (Between metadata servers) how an intent ended.
     74 "174" IntentStatus "intent_status" IntentStatusRequest IntentStatusResponse Harmless;
+    /// (Between metadata servers) takes or gives back the lock under which directories change parents.
+    80 "180" TreeLock "tree_lock" TreeLockRequest TreeLockResponse Harmless;
 }
 
 /// Who asks.
@@ -268,7 +270,7 @@ pub struct RequestHead {
     /// What is asked.
     #[prost(
         oneof = "OpRequest",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
     )]
     pub op: Option<OpRequest>,
 }
@@ -285,7 +287,7 @@ pub struct ResponseHead {
     /// The operation's part; may accompany an error where the operation says so.
     #[prost(
         oneof = "OpResponse",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
     )]
     pub op: Option<OpResponse>,
 }

@@ -158,3 +158,28 @@ pub struct IntentStatusResponse {
     #[prost(bool, tag = "2")]
     pub pending: bool,
 }
+
+/// Steps of the lock under which directories change parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum TreeLockStep {
+    /// Take it, or be refused at once.
+    Try = 0,
+    /// Take it, waiting a moment.
+    Take = 1,
+    /// Give it back; if it was not taken, it never will be.
+    Release = 2,
+}
+/// Takes or gives back the file system's tree lock (first metadata server).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TreeLockRequest {
+    /// The intent.
+    #[prost(uint64, tag = "1")]
+    pub intent: u64,
+    /// The step.
+    #[prost(enumeration = "TreeLockStep", tag = "2")]
+    pub step: i32,
+}
+/// Answer to tree_lock.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TreeLockResponse {}

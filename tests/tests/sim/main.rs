@@ -12,6 +12,7 @@
 mod actor;
 mod hand;
 mod model;
+mod movers;
 mod world;
 
 use actor::Actor;
@@ -49,18 +50,23 @@ struct Play {
 
 /// Plays one seed; gives a digest of everything that happened.
 fn play(seed: u64, play: Play) -> u64 {
+    in_one_thread(seed, run(seed, play))
+}
+
+/// Runs a whole cluster in this thread, on a paused clock.
+fn in_one_thread<T>(seed: u64, run: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     let local = LocalSet::new();
-    let digest = local.block_on(&runtime, async move {
-        let run = tokio::time::timeout(STUCK, run(seed, play)).await;
+    let out = local.block_on(&runtime, async move {
+        let run = tokio::time::timeout(STUCK, run).await;
         run.unwrap_or_else(|_| panic!("seed {seed}: stuck"))
     });
     drop(local);
-    digest
+    out
 }
 
 async fn run(seed: u64, play: Play) -> u64 {
@@ -224,4 +230,20 @@ fn the_same_seed_gives_the_same_run() {
     let first = play(7, p.clone());
     assert_eq!(first, play(7, p.clone()), "a run must be replayable");
     assert_ne!(first, play(8, p), "another seed gives another run");
+}
+
+#[test]
+fn directories_moved_into_each_other_stay_a_tree() {
+    let (mut done, mut refused) = (0, 0);
+    for seed in seeds() {
+        let played = std::panic::catch_unwind(|| in_one_thread(seed, movers::run(seed, 4, 40)));
+        match played {
+            Ok((d, r)) => (done, refused) = (done + d, refused + r),
+            Err(e) => {
+                eprintln!("movers: failed with PVFS2_SEED={seed}");
+                std::panic::resume_unwind(e);
+            }
+        }
+    }
+    assert!(done > 0 && refused > 0, "{done} moves done, {refused} refused: nothing was tried");
 }
