@@ -82,7 +82,7 @@ async fn find(hand: &Hand, pool: &Pool) {
 pub async fn run(seed: u64, clients: usize, ops: usize) -> (usize, usize) {
     let spec = WorldSpec { meta: 3, io: 1, strip_size_bytes: 512, small_file_bytes: 1_024 };
     let world = World::start(seed, spec);
-    let first = world.client();
+    let first = world.client(true);
     let mut handles = Vec::new();
     for i in 0..7 {
         handles.push(first.mkdir(Handle::ROOT, &name(i)).await.expect("mkdir"));
@@ -102,7 +102,7 @@ pub async fn run(seed: u64, clients: usize, ops: usize) -> (usize, usize) {
     let tasks: Vec<_> = (0..clients)
         .map(|n| {
             let random = SplitMix::new(seed.wrapping_mul(77) + n as u64);
-            tokio::task::spawn_local(moves(world.client(), pool.clone(), random, ops))
+            tokio::task::spawn_local(moves(world.client(true), pool.clone(), random, ops))
         })
         .collect();
     let (mut done, mut refused) = (0, 0);
@@ -117,7 +117,7 @@ pub async fn run(seed: u64, clients: usize, ops: usize) -> (usize, usize) {
     world.net.set_plan(FaultPlan::default());
     world.heal();
     // From the root down every directory is met once: so from every one there is a way up.
-    let fresh = world.client();
+    let fresh = world.client(true);
     let mut met: BTreeMap<Handle, usize> = BTreeMap::new();
     let mut todo = vec![Handle::ROOT];
     while let Some(dir) = todo.pop() {
