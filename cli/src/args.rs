@@ -57,6 +57,8 @@ pub enum Command {
     Cp(cmd::cp::CpArgs),
     /// Explain an error number
     Perror(cmd::perror::PerrorArgs),
+    /// Check whether what all servers keep fits together (checks only)
+    Fsck(cmd::fsck::FsckArgs),
     /// Show the servers' counters and latencies
     PerfMon(cmd::perf_mon::PerfMonArgs),
     /// Measure: bandwidth, metadata rates, this machine's limits

@@ -163,6 +163,7 @@ pub fn start(cluster: &Cluster, alias: &str, io_loops: usize) -> Result<RunningS
     let dir = cluster.storage_of(server);
     let space = when_free(|| StorageSpace::open(&dir, &info, trove.clone(), env.clone()))?;
     let space = Arc::new(space);
+    crate::growth::check_and_note(cluster, &dir).with_context(|| format!("server {alias}"))?;
     let (stop, shutdown) = watch::channel(false);
     let mut options = ServerOptions::new(env.clone());
     options.key = key.clone();

@@ -6,6 +6,7 @@ mod args;
 mod cmd;
 mod daemon;
 mod fsclient;
+mod growth;
 mod launch;
 mod mounts;
 mod output;

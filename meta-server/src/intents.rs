@@ -62,6 +62,9 @@ pub struct IntentRecord {
     /// Handles locked until it is over.
     #[prost(uint64, repeated, tag = "4")]
     pub locked: Vec<u64>,
+    /// When it was written.
+    #[prost(int64, tag = "5")]
+    pub begun_ns: i64,
 }
 
 /// A request of an intent, to be stored.
@@ -94,6 +97,7 @@ impl MetaServer {
             undo,
             finish: Vec::new(),
             locked: locked.iter().map(|h| h.0).collect(),
+            begun_ns: self.now_ns(),
         };
         let mut change = Change::new();
         change.put(keys::intent(intent), record.encode_to_vec());
@@ -146,7 +150,8 @@ impl MetaServer {
         locked: &[Handle],
     ) {
         let locked = locked.iter().map(|h| h.0).collect();
-        let record = IntentRecord { committed: true, undo: Vec::new(), finish, locked };
+        let begun_ns = self.now_ns();
+        let record = IntentRecord { committed: true, undo: Vec::new(), finish, locked, begun_ns };
         change.put(keys::intent(intent), record.encode_to_vec());
     }
 

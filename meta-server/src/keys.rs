@@ -117,6 +117,10 @@ pub fn dirent(dir: Handle, hash: u64, name: &[u8]) -> Key {
     key.extend_from_slice(name);
     key
 }
+/// Prefix of all dirents.
+pub fn all_dirents() -> [u8; 1] {
+    [DIRENT]
+}
 /// Prefix of a directory's dirents.
 pub fn dirents(dir: Handle) -> Key {
     with_u64(DIRENT, dir.0)
@@ -212,6 +216,10 @@ pub fn reap_datahandles(value: &[u8]) -> Vec<Handle> {
 /// Key of the layout that a stuffed file's bytes began to move to.
 pub fn moving(handle: Handle) -> Key {
     with_u64(MOVING, handle.0)
+}
+/// Prefix of all moves.
+pub fn all_moving() -> [u8; 1] {
+    [MOVING]
 }
 /// Key of an intent.
 pub fn intent(intent: u64) -> Key {

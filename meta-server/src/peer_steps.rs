@@ -68,6 +68,9 @@ pub struct StepRecord {
     /// The old name (rename).
     #[prost(bytes = "bytes", tag = "5")]
     pub name: Bytes,
+    /// When the mark was written.
+    #[prost(int64, tag = "6")]
+    pub at_ns: i64,
 }
 
 /// Directories held for renames of other servers, by intent.
@@ -97,6 +100,7 @@ impl MetaServer {
         handle: u64,
         record: &StepRecord,
     ) {
+        let record = StepRecord { at_ns: self.now_ns(), ..record.clone() };
         change.put(keys::step(intent, kind as u8, handle), record.encode_to_vec());
     }
 

@@ -332,6 +332,7 @@ impl MetaServer {
             OpRequest::RmdirPeer(r) => ops::rmdir_peer::rmdir_peer(self, cx, r).await,
             OpRequest::RenamePeer(r) => ops::rename_peer::rename_peer(self, cx, r).await,
             OpRequest::IntentStatus(r) => ops::intent_status::intent_status(self, r),
+            OpRequest::FsckScan(r) => ops::fsck_scan::fsck_scan(self, cx, r),
             OpRequest::TreeLock(r) => ops::tree_lock::tree_lock(self, r).await,
             other => Err(PvfsError::new(
                 ErrorCode::NotSupported,

@@ -198,6 +198,24 @@ impl Store {
         self.collection.scan(prefix, None, max)
     }
 
+    /// At most `max` records below `prefix`, after a key (fsck).
+    ///
+    /// # Errors
+    /// Trove's.
+    pub fn page(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>> {
+        self.collection.scan(prefix, after, max)
+    }
+
+    /// Handles from this one on have not been given out.
+    pub fn next_handle(&self) -> u64 {
+        self.handles.next.get()
+    }
+
     /// One record.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod acls;
 mod across;
 mod basics;
+mod crashes;
 mod fake_io;
 mod fsck;
 mod harness;

@@ -1,6 +1,7 @@
 //! What metadata servers and I/O servers share.
 //!
 //! - [`acl`]: POSIX ACLs
+//! - [`fsck`]: the checker of `pvfs2 fsck` and the tests
 //! - [`management`]: status, counters, parameters and drain for tools and Prometheus
 //! - [`metrics`]: counters and latency histograms per operation
 //! - [`peer`]: a server as a client of others
@@ -9,6 +10,7 @@
 //! - [`service`]: from the network to an operation
 //! - [`session`]: the session table with slots and kept replies
 pub mod acl;
+pub mod fsck;
 pub mod management;
 pub mod metrics;
 pub mod peer;

@@ -92,6 +92,17 @@ impl Server {
     }
 }
 
+fn server_of(file: &File, s: &pvfs2_config::Server) -> Server {
+    Server {
+        alias: s.alias.clone(),
+        tcp: s.addresses.iter().find_map(|a| a.strip_prefix("tcp://")).expect("tcp").into(),
+        storage: file.storage_of(s),
+        io_range: s.io_range,
+        management: s.management.clone().expect("management"),
+        child: None,
+    }
+}
+
 /// The servers.
 pub struct Cluster {
     /// Metadata servers first.
@@ -111,18 +122,7 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("pvfs2-test.").tempdir().expect("temp dir");
         let file = generate(&spec, dir.path());
         std::fs::write(dir.path().join("cluster.toml"), file.to_toml()).expect("cluster file");
-        let servers = file
-            .servers
-            .iter()
-            .map(|s| Server {
-                alias: s.alias.clone(),
-                tcp: s.addresses.iter().find_map(|a| a.strip_prefix("tcp://")).expect("tcp").into(),
-                storage: file.storage_of(s),
-                io_range: s.io_range,
-                management: s.management.clone().expect("management"),
-                child: None,
-            })
-            .collect();
+        let servers = file.servers.iter().map(|s| server_of(&file, s)).collect();
         let mut cluster = Cluster { servers, file, spec, dir };
         for i in 0..cluster.servers.len() {
             let alias = cluster.servers[i].alias.clone();
@@ -149,6 +149,64 @@ impl Cluster {
     /// The temporary folder.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Adds servers at the end of the cluster file, as docs/CONFIG.md says: makes their storage, starts
+    /// them, restarts the others.
+    ///
+    /// # Panics
+    /// When a step fails.
+    pub fn add_servers(&mut self, meta: usize, io: usize) {
+        let file = &mut self.file;
+        let count = |f: &File, meta: bool| {
+            let has = |s: &&pvfs2_config::Server| {
+                if meta { s.meta_range.is_some() } else { s.io_range.is_some() }
+            };
+            f.servers.iter().filter(has).count() as u64
+        };
+        let before = file.servers.len();
+        for (is_meta, n) in [(true, meta), (false, io)] {
+            for _ in 0..n {
+                let index = count(file, is_meta);
+                let alias = format!("{}{index}", if is_meta { "meta" } else { "io" });
+                let ports = free_ports(2);
+                file.servers.push(pvfs2_config::Server {
+                    meta_range: is_meta.then(|| pvfs2_config::generate::meta_range(index)),
+                    io_range: (!is_meta).then(|| pvfs2_config::generate::io_range(index)),
+                    addresses: vec![format!("tcp://127.0.0.1:{}", ports[0])],
+                    storage: self.dir.path().join(&alias),
+                    management: Some(format!("http://127.0.0.1:{}", ports[1])),
+                    alias,
+                });
+            }
+        }
+        std::fs::write(self.config(), self.file.to_toml()).expect("cluster file");
+        for i in before..self.file.servers.len() {
+            let server = server_of(&self.file, &self.file.servers[i]);
+            let out = self.command("mkfs").args(["--alias", &server.alias]).output();
+            let out = out.expect("run mkfs");
+            assert!(out.status.success(), "mkfs: {}", String::from_utf8_lossy(&out.stderr));
+            self.servers.push(server);
+            self.restart(i);
+        }
+        for i in 0..before {
+            self.terminate(i);
+            self.restart(i);
+        }
+    }
+
+    /// `pvfs2 fsck --check` finds nothing.
+    ///
+    /// # Panics
+    /// When it does, with what it says.
+    pub fn fsck(&self) {
+        let spec = self.mount_spec();
+        let out = Command::new(program()).args(["fsck", "--check", "--fs", &spec]).output();
+        let out = out.expect("run fsck");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "pvfs2 fsck: {}\n{text}{error}", out.status);
+        assert!(text.ends_with(": clean\n"), "{text}");
     }
 
     /// What to mount: the first metadata server's TCP address.
@@ -312,6 +370,14 @@ pub fn die_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes one system call (prctl) and touches no memory
     // that another thread could hold locked.
     unsafe { command.pre_exec(set) };
+}
+
+/// Ports that are free now.
+fn free_ports(n: usize) -> Vec<u16> {
+    // Held until all are chosen, so that no port is given twice.
+    let bind = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let held: Vec<TcpListener> = (0..n).map(bind).collect();
+    held.iter().map(|l| l.local_addr().expect("address").port()).collect()
 }
 
 fn generate(spec: &Spec, dir: &Path) -> File {

@@ -4,6 +4,7 @@ use crate::output::start_logging;
 
 pub mod bench;
 pub mod cp;
+pub mod fsck;
 pub mod genconfig;
 pub mod ls;
 pub mod mkfs;
@@ -41,6 +42,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ls(args) => ls::run(args),
         Command::Cp(args) => cp::run(args),
         Command::Perror(args) => perror::run(args),
+        Command::Fsck(args) => fsck::run(args),
         Command::PerfMon(args) => perf_mon::run(args),
         Command::Bench(args) => bench::run(args),
     }

@@ -30,10 +30,10 @@ pub struct QuickstartArgs {
     /// A second, independent mount of the same file system
     #[arg(long, value_name = "DIR")]
     pub mount2: Option<PathBuf>,
-    /// Metadata servers [first start: 1]
+    /// Metadata servers [first start: 1]; a larger number than there are adds some
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub meta: Option<u32>,
-    /// I/O servers [first start: 4]
+    /// I/O servers [first start: 4]; a larger number than there are adds some
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub io: Option<u32>,
     /// Bytes of a strip of new files, as 65536 or 64K [first start: 64K]

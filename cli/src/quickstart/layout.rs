@@ -5,12 +5,14 @@
 //! a first start that was cut short begins again, and storage without a cluster file is never
 //! formatted over.
 use super::Wish;
+use crate::growth;
 use crate::launch;
 use crate::state::{DataDir, write_atomically};
 use anyhow::{Context, Result, bail};
 use pvfs2_config::model::DEFAULT_PORT;
+use pvfs2_config::model::Server;
 use pvfs2_config::validate::UNIX_PATH_MAX;
-use pvfs2_config::{Cluster, Defaults, Generate, NewServer, Timeouts};
+use pvfs2_config::{Cluster, Defaults, Generate, NewServer, Timeouts, generate};
 use pvfs2_proto::Dist;
 use pvfs2_proto::dist::DistKind;
 use pvfs2_proto::env::Env;
@@ -132,9 +134,9 @@ fn refresh(data: &DataDir, mut cluster: Cluster, wish: &Wish) -> Result<(Cluster
     let metas = cluster.servers.iter().filter(|s| s.meta_range.is_some()).count() as u32;
     let ios = cluster.servers.iter().filter(|s| s.io_range.is_some()).count() as u32;
     for (flag, wanted, there) in [("--meta", wish.meta, metas), ("--io", wish.io, ios)] {
-        if wanted.is_some_and(|n| n != there) {
+        if wanted.is_some_and(|n| n < there) {
             bail!(
-                "{} was made with {flag} {there}; leave {flag} out, or choose another --data",
+                "{} has {flag} {there}, and servers cannot be taken away (files lie on them); leave {flag} out, or choose another --data",
                 data.root.display()
             );
         }
@@ -164,11 +166,51 @@ fn refresh(data: &DataDir, mut cluster: Cluster, wish: &Wish) -> Result<(Cluster
             server.management = Some(format!("http://127.0.0.1:{}", ports.take(old)?));
         }
     }
+    let (old, joined) = (cluster.servers.len(), (metas, ios));
+    grow(data, &mut cluster, wish, joined, &mut ports)?;
+    if cluster.servers.len() > old {
+        cluster.check(&data.cluster_file().display().to_string())?;
+        growth::format_new(&cluster, old)?;
+        let names: Vec<&str> = cluster.servers[old..].iter().map(|s| s.alias.as_str()).collect();
+        news.push(format!(
+            "{} joined: new files and directories use them too, old ones stay where they are",
+            names.join(", ")
+        ));
+    }
     if cluster != before {
         cluster.check(&data.cluster_file().display().to_string())?;
         write_atomically(&data.cluster_file(), cluster.to_toml().as_bytes())?;
     }
     Ok((cluster, news))
+}
+
+/// Adds the servers that the flags ask for, at the end: ids and ranges of the others stay.
+fn grow(
+    data: &DataDir,
+    cluster: &mut Cluster,
+    wish: &Wish,
+    (metas, ios): (u32, u32),
+    ports: &mut Ports,
+) -> Result<()> {
+    let new_metas = (metas..wish.meta.unwrap_or(metas)).map(|i| ("meta", i, true));
+    let new_ios = (ios..wish.io.unwrap_or(ios)).map(|i| ("io", i, false));
+    for (role, i, is_meta) in new_metas.chain(new_ios) {
+        let taken = |alias: &str| cluster.servers.iter().any(|s| s.alias == alias);
+        let alias = (i..).map(|n| format!("{role}{n}")).find(|a| !taken(a)).unwrap_or_default();
+        let preferred = DEFAULT_PORT.saturating_add(cluster.servers.len() as u16);
+        let port = ports.take(preferred)?;
+        let management = ports.take(preferred.saturating_add(1000))?;
+        let index = u64::from(i);
+        cluster.servers.push(Server {
+            meta_range: is_meta.then(|| generate::meta_range(index)),
+            io_range: (!is_meta).then(|| generate::io_range(index)),
+            addresses: addresses(data, cluster.fs_id, &alias, port),
+            storage: PathBuf::from("storage").join(&alias),
+            management: Some(format!("http://127.0.0.1:{management}")),
+            alias,
+        });
+    }
+    Ok(())
 }
 
 fn port_of(address: &str) -> Option<u16> {
@@ -227,10 +269,29 @@ mod tests {
         check_directory(&data).unwrap();
         let (found, _) = prepare(&data, &wish()).unwrap();
         assert_eq!((found.fs_id, found.servers.len()), (made.fs_id, 3));
-        let e = prepare(&data, &Wish { io: Some(3), ..wish() }).unwrap_err().to_string();
+        let e = prepare(&data, &Wish { io: Some(1), ..wish() }).unwrap_err().to_string();
         assert!(e.contains("--io 2") && e.contains("--data"), "{e}");
         let (found, _) = prepare(&data, &Wish { strip_size_bytes: Some(8192), ..wish() }).unwrap();
         assert_eq!(Cluster::load(&data.cluster_file()).unwrap().defaults.dist, found.defaults.dist);
+    }
+
+    #[test]
+    fn larger_numbers_add_servers_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path()).unwrap();
+        let (made, _) = prepare(&data, &Wish { io: Some(2), ..wish() }).unwrap();
+        // What an attempt that was cut short left: nobody ran on it.
+        std::fs::create_dir_all(dir.path().join("storage/io2/bstreams")).unwrap();
+        let (grown, news) = prepare(&data, &Wish { meta: Some(2), io: Some(3), ..wish() }).unwrap();
+        assert!(news.iter().any(|l| l.starts_with("meta1, io2 joined")), "{news:?}");
+        assert_eq!(grown.aliases(), "meta0, io0, io1, meta1, io2");
+        for (old, new) in made.servers.iter().zip(&grown.servers) {
+            assert_eq!((old.meta_range, old.io_range), (new.meta_range, new.io_range));
+        }
+        assert!(grown.servers.iter().all(|s| grown.storage_of(s).join("FORMAT").is_file()));
+        assert_eq!(Cluster::load(&data.cluster_file()).unwrap(), grown);
+        let (again, news) = prepare(&data, &Wish { io: Some(3), ..wish() }).unwrap();
+        assert_eq!((again.servers.len(), news.len()), (5, 0), "{news:?}");
     }
 
     #[test]

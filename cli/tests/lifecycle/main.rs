@@ -1,6 +1,7 @@
 //! The program as its users meet it: quickstart and mounts as processes, the tools against a real
 //! cluster. Cases that mount need root and /dev/fuse and are reported as ignored without.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+mod fsck;
 mod mounts;
 mod tools;
 
@@ -19,6 +20,7 @@ fn main() -> std::process::ExitCode {
         Nothing:
             tools::a_tree_goes_in_and_comes_back,
             tools::every_tool_speaks_json,
+            fsck::fsck_finds_what_is_wrong_on_disk,
             tools::cp_refuses_what_it_cannot_do,
             tools::genconfig_to_a_server_with_both_roles_and_a_key,
             tools::a_server_without_storage_says_mkfs;

@@ -5,6 +5,7 @@ pub(crate) mod append;
 pub(crate) mod crdir;
 pub(crate) mod create;
 pub(crate) mod fallocate;
+pub(crate) mod fsck_scan;
 pub(crate) mod fsync;
 pub(crate) mod getattr;
 pub(crate) mod getxattr;

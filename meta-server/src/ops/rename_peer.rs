@@ -67,6 +67,7 @@ async fn prepare(server: &MetaServer, cx: &OpCx, r: RenamePeerRequest) -> Result
         kind: target.kind,
         dir: r.dir,
         name: r.name,
+        ..Default::default()
     };
     let mut change = Change::new();
     server.put_mark(&mut change, r.intent, StepKind::Rename, r.dir, &record);

@@ -41,7 +41,7 @@ fn directories_spread_over_the_servers() {
             assert_eq!(code(u.rmdir(1, &format!("d{i}")).await), ErrorCode::NotEmpty);
         }
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -112,7 +112,7 @@ fn fault(op: Op, lose: bool, times: u32, what: usize) -> bool {
             c.restart(1);
         }
         long_rest().await;
-        let found = faults_of(&c);
+        let found = faults_of(&c).await;
         assert!(found.is_empty(), "{op:?} lose {lose} x{times}, operation {what}: {found:?}");
         result.is_ok()
     })
@@ -184,6 +184,6 @@ fn opposite_renames_do_not_wait_for_each_other() {
         assert_eq!((u.names(d0).await.len(), u.names(d1).await.len()), (20, 20));
         assert!(u.names(d0).await.iter().all(|n| n.starts_with('y')));
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }

@@ -1,6 +1,7 @@
 //! All I/O servers of a test in one: datafiles in memory, and what was asked of them.
+use super::harness::Cluster;
 use pvfs2_proto::op::*;
-use pvfs2_proto::{Attr, ServerId};
+use pvfs2_proto::{Attr, Handle, ServerId};
 use std::collections::BTreeMap;
 
 /// Datafiles of all I/O servers, by datahandle.
@@ -11,6 +12,18 @@ pub struct FakeIo {
 }
 
 impl FakeIo {
+    /// Runs a request of one server: a list has only what is its (and what is nobody's, on the
+    /// first).
+    pub fn run_on(&mut self, c: &Cluster, on: ServerId, op: OpRequest, now_ns: i64) -> OpResponse {
+        let first = c.map.io_servers().next();
+        let mut response = self.run(op, b"", now_ns);
+        if let OpResponse::DfList(list) = &mut response {
+            let is_here = |h: &u64| c.map.io_server_of(Handle(*h)).or(first) == Some(on);
+            list.datahandles.retain(is_here);
+        }
+        response
+    }
+
     pub fn run(&mut self, op: OpRequest, body: &[u8], now_ns: i64) -> OpResponse {
         match op {
             OpRequest::IoWrite(r) => {
@@ -54,6 +67,13 @@ impl FakeIo {
                 OpResponse::DfFallocate(DfFallocateResponse {})
             }
             OpRequest::DfSync(_) => OpResponse::DfSync(DfSyncResponse {}),
+            OpRequest::DfList(r) => {
+                let after = r.after + 1;
+                let mut of: Vec<u64> = self.files.range(after..).map(|(h, _)| *h).collect();
+                let end = of.len() <= r.max as usize;
+                of.truncate(r.max as usize);
+                OpResponse::DfList(DfListResponse { datahandles: of, end })
+            }
             OpRequest::DfRemove(r) => {
                 let there = |h: &&u64| self.files.remove(*h).is_some();
                 let removed = r.datahandles.iter().filter(there).count() as u32;

@@ -1,5 +1,6 @@
 //! A cluster in one thread: metadata servers with their services, one fake I/O server per I/O entry
 //! of the map, users with sessions and tickets.
+use super::crashes::point;
 use super::fake_io::FakeIo;
 use crate::{MetaConfig, MetaServer};
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub refuse: RefCell<HashMap<Op, u32>>,
     /// Metadata requests between servers whose answers get lost after they ran.
     pub lose: RefCell<HashMap<Op, u32>>,
+    /// A kill at a fault point to come.
+    pub kill: Cell<Option<super::crashes::Kill>>,
     /// Longest time that a request between servers, and its answer, travel; drawn for each.
     pub travel_ms_max: Cell<u64>,
     pub backings: Vec<MemCollection>,
@@ -105,6 +108,7 @@ impl Cluster {
             down: RefCell::default(),
             refuse: RefCell::default(),
             lose: RefCell::default(),
+            kill: Cell::default(),
             travel_ms_max: Cell::new(0),
             backings: (0..metas).map(|_| MemCollection::default()).collect(),
             services: RefCell::new((0..metas).map(|_| None).collect()),
@@ -155,6 +159,10 @@ impl Cluster {
         self.services.borrow_mut()[id as usize] = None;
         self.backings[id as usize].crash();
         self.down.borrow_mut().insert(id);
+    }
+
+    pub fn is_down(&self, id: ServerId) -> bool {
+        self.down.borrow().contains(&id)
     }
 
     pub fn restart(self: &Rc<Self>, id: ServerId) {
@@ -283,6 +291,10 @@ impl FakePeers {
             let op = Some(io.run(call.op, &call.body, cluster.env.now_ns()));
             return Ok(PeerReply { op, body: Bytes::new() });
         }
+        if point(&cluster, self.me, server) {
+            self.travel().await;
+            return Err(unreachable());
+        }
         let service = cluster.service(server)?;
         for _ in 0..2 {
             let known = self.sessions.borrow().get(&server).copied();
@@ -302,7 +314,7 @@ impl FakePeers {
                 self.sessions.borrow_mut().remove(&server);
                 continue;
             }
-            if take(&cluster.lose, op) {
+            if point(&cluster, self.me, server) || take(&cluster.lose, op) {
                 return Err(unreachable());
             }
             return match out.head.as_error() {

@@ -334,7 +334,7 @@ fn run(metas: u32, seed: u64, steps: usize) {
         }
         run.compare().await;
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new(), "seed {seed}");
+        assert_eq!(faults_of(&c).await, Vec::<String>::new(), "seed {seed}");
         let striped = run.reachable().iter().any(
             |n| matches!(&run.m.nodes[*n], Node::File { bytes, .. } if bytes.len() as u64 > SMALL),
         );

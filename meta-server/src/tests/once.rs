@@ -85,7 +85,7 @@ fn every_durable_operation_takes_effect_once() {
         thrice(&u, SetattrRequest { handle: f, set: Some(cut) }.into_request(), b"").await;
         assert_eq!(u.names(1).await, ["f"]);
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -130,7 +130,7 @@ fn every_prefix_of_the_journal_is_a_whole_tree() {
             let names = u.names(1).await;
             assert!(names.contains(&"before".to_owned()), "it was synced");
             long_rest().await;
-            assert_eq!(faults_of(&c), Vec::<String>::new(), "keep {keep}");
+            assert_eq!(faults_of(&c).await, Vec::<String>::new(), "keep {keep}");
             names.len()
         })
         .checked_sub(14)

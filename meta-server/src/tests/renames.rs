@@ -41,7 +41,7 @@ fn what_may_replace_what() {
         u.rename_with(1, "empty", 1, "fresh", true, false).await.unwrap();
         assert_eq!(u.names(1).await, ["fresh", "full", "other"]);
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -64,7 +64,7 @@ fn directories_move_with_their_counts_and_never_below_themselves() {
         u.rename(1, "a", below, "a").await.unwrap();
         assert_eq!(u.names(1).await, ["up"]);
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -86,7 +86,7 @@ fn exchanges_of_every_kind() {
         u.rename_with(1, "d1", 1, "d2", false, true).await.unwrap();
         assert_eq!(u.lookup(1, "d1").await.unwrap(), d2);
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -156,6 +156,6 @@ fn who_looked_up_a_replaced_name_can_open_it() {
             u.unlink(dir, "target").await.unwrap();
         }
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }

@@ -41,7 +41,11 @@ fn crossing_renames_make_no_cycle() {
                     both => panic!("servers {on_a}, {on_b}, round {round}: {both:?}"),
                 }
                 long_rest().await;
-                assert_eq!(faults_of(&c), Vec::<String>::new(), "{on_a}, {on_b}, round {round}");
+                assert_eq!(
+                    faults_of(&c).await,
+                    Vec::<String>::new(),
+                    "{on_a}, {on_b}, round {round}"
+                );
                 assert!(is_free(&c));
             }
         });
@@ -76,7 +80,7 @@ fn a_ring_of_renames_stays_open() {
             let done = [all.0, all.1, all.2].iter().filter(|r| r.is_ok()).count();
             assert!((1..3).contains(&done), "round {round}: {done} of the ring happened");
             long_rest().await;
-            assert_eq!(faults_of(&c), Vec::<String>::new(), "round {round}");
+            assert_eq!(faults_of(&c).await, Vec::<String>::new(), "round {round}");
             assert!(is_free(&c));
         }
     });
@@ -100,7 +104,7 @@ fn other_renames_do_not_ask_for_it() {
         c.refuse.borrow_mut().clear();
         u.rename(1, "stays", d1, "stays").await.unwrap();
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -137,7 +141,7 @@ fn a_dead_coordinator_gives_it_back_at_its_restart() {
         assert!(is_free(&c), "undone at the coordinator's restart");
         v.rename(1, &m0, d2, "in").await.unwrap();
         long_rest().await;
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }
 
@@ -157,6 +161,6 @@ fn it_is_held_until_the_parent_is_written() {
         assert_eq!(code(u.rename(1, &n1, d2, "in").await), ErrorCode::Invalid);
         long_rest().await;
         assert!(is_free(&c));
-        assert_eq!(faults_of(&c), Vec::<String>::new());
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }

@@ -5,12 +5,14 @@
 //! A request's head is a [`RequestHead`], a response's a [`ResponseHead`]; bulk bytes travel as the
 //! frame's body and pass no codec.
 mod file;
+mod fsck;
 mod io;
 mod meta;
 mod peer;
 mod session;
 
 pub use file::*;
+pub use fsck::*;
 pub use io::*;
 pub use meta::*;
 pub use peer::*;
@@ -182,6 +184,8 @@ ops! {
     35 "135" Removexattr "removexattr" RemovexattrRequest RemovexattrResponse Durable;
     /// A writer tells size and mtime without closing.
     36 "136" Report "report" ReportRequest ReportResponse Remembered;
+    /// (fsck) a metadata server's records, page by page.
+    48 "148" FsckScan "fsck_scan" FsckScanRequest FsckScanResponse Harmless;
     /// Reads a datafile; the bytes come as the body.
     50 "150" IoRead "io_read" IoReadRequest IoReadResponse Harmless;
     /// Writes a datafile; the bytes come as the body.
@@ -270,7 +274,7 @@ pub struct RequestHead {
     /// What is asked.
     #[prost(
         oneof = "OpRequest",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,148,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
     )]
     pub op: Option<OpRequest>,
 }
@@ -287,7 +291,7 @@ pub struct ResponseHead {
     /// The operation's part; may accompany an error where the operation says so.
     #[prost(
         oneof = "OpResponse",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,148,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
     )]
     pub op: Option<OpResponse>,
 }

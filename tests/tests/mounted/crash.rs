@@ -138,6 +138,7 @@ fn check(cluster: &Cluster, seed: u64, plain: &Path, mounts: &[&pvfs2_tests::Mou
         assert!(status.is_some_and(|s| s.success()), "seed {seed}: diff -r ended with {status:?}");
         pattern::check_file(&mount.path("large"), seed, LARGE);
     }
+    cluster.fsck();
     // Nothing is left over either: remove all, and every datafile goes.
     std::fs::remove_dir_all(mounts[0].path("tree")).unwrap();
     std::fs::remove_file(mounts[0].path("large")).unwrap();

@@ -7,6 +7,7 @@ mod bench;
 mod coherence;
 mod counts;
 mod crash;
+mod growth;
 mod posix;
 mod stalled;
 mod start_stop;
@@ -58,6 +59,8 @@ fn main() -> ExitCode {
             start_stop::a_second_quickstart_is_refused,
             bench::all_of_it_through_a_mount,
             bench::the_articles_experiments_are_measured_and_drawn,
+            growth::servers_join_an_existing_file_system,
+            growth::a_quickstart_grows,
             crash::each_server_in_turn,
             crash::all_servers_at_once,
             crash::several_metadata_servers,

@@ -6,6 +6,8 @@ use pvfs2_client::sys::{self, DirHandle};
 use pvfs2_client::{Client, OpState, OpenFile, run};
 use pvfs2_proto::op::Cred;
 use pvfs2_proto::{Handle, Result};
+use pvfs2_server_core::fsck::{self, Options};
+use pvfs2_server_core::peer::NetPeers;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,5 +71,16 @@ impl Hand {
                 return Ok(names);
             }
         }
+    }
+
+    /// What `pvfs2 fsck` would find, long after everything has come to rest.
+    pub async fn assert_sound(&self, label: &str) {
+        tokio::time::sleep(std::time::Duration::from_secs(200)).await;
+        let peers = NetPeers::new(self.net.clone());
+        let options = Options::default();
+        let report = fsck::check(&peers, &Cred::root(), self.client.map(), options).await;
+        let report = report.unwrap_or_else(|e| panic!("{label}: fsck: {e}"));
+        assert!(report.problems.is_empty(), "{label}: {:#?}", report.problems);
+        assert_eq!(report.unsettled, 0, "{label}: nothing changes any more");
     }
 }

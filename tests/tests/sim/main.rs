@@ -120,10 +120,12 @@ async fn run(seed: u64, play: Play) -> u64 {
     for actor in &mut actors {
         digest = digest.rotate_left(9) ^ actor.verify(&fresh).await;
     }
+    fresh.assert_sound(&format!("seed {seed}, with everything there")).await;
     for actor in actors {
         actor.remove_everything().await;
     }
     world.assert_no_datafile_is_left().await;
+    fresh.assert_sound(&format!("seed {seed}, emptied")).await;
     digest ^ world.elapsed_ns()
 }
 

@@ -131,5 +131,6 @@ pub async fn run(seed: u64, clients: usize, ops: usize) -> (usize, usize) {
         assert!(met.contains_key(handle), "seed {seed}: {handle} is not in the tree any more");
     }
     assert_eq!(met.len(), pool.handles.len(), "seed {seed}");
+    fresh.assert_sound(&format!("seed {seed}")).await;
     (done, refused)
 }
