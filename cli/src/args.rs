@@ -47,6 +47,8 @@ pub enum Command {
     Ping(cmd::ping::PingArgs),
     /// Show free space, as a whole and server by server
     Statfs(cmd::statfs::StatfsArgs),
+    /// Limit and report what users, groups and directory trees take
+    Quota(cmd::quota::QuotaArgs),
     /// Show where the strips of a file lie
     Viewdist(cmd::viewdist::ViewdistArgs),
     /// Show the attributes of a file

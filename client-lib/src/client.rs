@@ -51,6 +51,8 @@ pub struct ClientConfig {
     pub spin_us: Option<u32>,
     /// Tell the servers when files were read.
     pub atime: bool,
+    /// Tell it of every open that read, not only of the first after a change and then once a day.
+    pub strict_atime: bool,
     /// The in-process network, for `mem://` addresses.
     pub mem: Option<Arc<MemNetwork>>,
     /// Asked when a server refuses a caller whose groups it does not know.
@@ -73,6 +75,7 @@ impl ClientConfig {
             stall_ms: None,
             spin_us: None,
             atime: false,
+            strict_atime: false,
             mem: None,
             groups_of: None,
         }

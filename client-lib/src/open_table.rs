@@ -10,6 +10,7 @@
 //! answered; a change of size or mtime and a report of the same file never travel at the same time
 //! ([`Hold`]), so a late report never undoes a truncate or utimes that came after the write.
 use parking_lot::{Condvar, Mutex};
+use pvfs2_proto::attr::mode;
 use pvfs2_proto::op::{OpenState, ReleaseItem};
 use pvfs2_proto::{Attr, AttrFlags, ClusterMap, ErrorCode, FileLayout, Handle, PvfsError, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -58,6 +59,10 @@ struct Inner {
     reporting_end: u64,
     holds: u32,
     layout: Option<Arc<FileLayout>>,
+    /// The file is under a quota: up to where it may be written without asking.
+    room_end: Option<u64>,
+    /// It has suid or sgid that a write takes away, as far as it was seen last.
+    has_suidgid: bool,
     changes: u64,
     error: Option<PvfsError>,
 }
@@ -80,17 +85,37 @@ impl FileState {
         self.inner.lock().layout.clone()
     }
 
-    /// Takes the layout out of attributes that came from the server.
+    /// Whether a write takes suid or sgid away, as far as it was seen last.
+    pub fn has_suidgid(&self) -> bool {
+        self.inner.lock().has_suidgid
+    }
+
+    /// Takes the layout, and what else writers need, out of attributes that came from the server.
     pub fn learn(&self, attr: &Attr) {
+        let has_suidgid = mode::without_suidgid(attr.mode) != attr.mode;
+        let mut inner = self.inner.lock();
+        inner.has_suidgid = has_suidgid;
+        if attr.has(AttrFlags::QUOTA) {
+            inner.room_end = Some(inner.room_end.unwrap_or(0).max(attr.size));
+        }
         if let Some(layout) = &attr.layout
             && !attr.has(AttrFlags::STUFFED)
             && !layout.datahandles.is_empty()
+            && inner.layout.is_none()
         {
-            let mut inner = self.inner.lock();
-            if inner.layout.is_none() {
-                inner.layout = Some(Arc::new(layout.clone()));
-            }
+            inner.layout = Some(Arc::new(layout.clone()));
         }
+    }
+
+    /// Whether the metadata server is to be asked for room before bytes up to `end` are written.
+    pub fn needs_room(&self, end: u64) -> bool {
+        self.inner.lock().room_end.is_some_and(|room_end| end > room_end)
+    }
+
+    /// It gave room up to `end`.
+    pub fn got_room(&self, end: u64) {
+        let mut inner = self.inner.lock();
+        inner.room_end = inner.room_end.map(|room_end| room_end.max(end));
     }
 
     /// Bytes of datafiles up to `end` were written at `mtime_ns`.
@@ -115,6 +140,7 @@ impl FileState {
         inner.changes += 1;
         inner.own.end = inner.own.end.min(size);
         inner.pending.end = inner.pending.end.min(size);
+        inner.room_end = inner.room_end.map(|_| size);
         // The truncation set the mtime, and later than the writes did.
         inner.own.mtime_ns = 0;
         inner.pending.mtime_ns = 0;
@@ -376,6 +402,7 @@ pub struct OpenFile {
     pub(crate) read_at_ns: AtomicI64,
     pub(crate) suid_checked: AtomicBool,
     pub(crate) released: AtomicBool,
+    pub(crate) no_atime: AtomicBool,
 }
 
 impl OpenFile {
@@ -401,7 +428,13 @@ impl OpenFile {
             read_at_ns: AtomicI64::new(0),
             suid_checked: AtomicBool::new(false),
             released: AtomicBool::new(false),
+            no_atime: AtomicBool::new(false),
         })
+    }
+
+    /// O_NOATIME: reading through this open leaves no trace.
+    pub fn set_no_atime(&self) {
+        self.no_atime.store(true, Ordering::Relaxed);
     }
 
     /// Bytes that came with the open, as long as they may be used.

@@ -64,6 +64,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// `noatime`.
     pub no_atime: bool,
+    /// `strictatime`: every read is told, not only the first after a change.
+    pub strict_atime: bool,
     /// `nodiratime`.
     pub no_diratime: bool,
     /// `suid` / `nosuid`; not said: suid when root mounts.
@@ -112,6 +114,7 @@ impl Default for MountOptions {
         MountOptions {
             read_only: false,
             no_atime: false,
+            strict_atime: false,
             no_diratime: false,
             suid: None,
             dev: None,
@@ -175,6 +178,7 @@ impl MountOptions {
         config.stall_ms = self.stall_ms;
         config.spin_us = self.spin_us;
         config.atime = !self.no_atime && !self.read_only;
+        config.strict_atime = self.strict_atime;
         config.groups_of = Some(Arc::new(groups_from_proc));
     }
 
@@ -200,8 +204,8 @@ impl MountOptions {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
             "noatime" => self.no_atime = true,
-            // The servers keep atime as with relatime, whichever of these is asked for.
-            "atime" | "relatime" | "strictatime" => self.no_atime = false,
+            "atime" | "relatime" => (self.no_atime, self.strict_atime) = (false, false),
+            "strictatime" => (self.no_atime, self.strict_atime) = (false, true),
             "nodiratime" => self.no_diratime = true,
             "diratime" => self.no_diratime = false,
             "suid" => self.suid = Some(true),

@@ -15,6 +15,8 @@
 //! | `e` | session (8), slot (4) | seq (8, LE), offset (8, LE): where an append was begun |
 //! | `m` | handle (8) | `FileLayout` (prost): where a stuffed file's bytes began to move |
 //! | `n` | counter (1) | value (8, LE) |
+//! | `u` | quota kind (1), id (8) | bytes (8, LE), files (8, LE): usage at the last clean stop; kind 255: there was one |
+//! | `U` | quota kind (1), id (8) | bytes (8, LE), files (8, LE): a limit, 0 none; kind 255: there ever was one |
 //! | `s`, `r` | see `server_core::session` | sessions and kept replies |
 //!
 //! Directory cursors: dirents lie in the order of a 56-bit keyed hash of their names, so a cursor
@@ -41,6 +43,10 @@ const STEP: u8 = b'j';
 const APPEND: u8 = b'e';
 const COUNTER: u8 = b'n';
 const MOVING: u8 = b'm';
+const USED: u8 = b'u';
+const LIMIT: u8 = b'U';
+/// In the place of a quota's kind: says something of all of them.
+const QUOTA_MARK: u8 = 255;
 
 /// Bits of a cursor that count names of equal hash.
 const RANK_BITS: u32 = 6;
@@ -270,6 +276,49 @@ pub fn append_place(value: Option<&[u8]>, seq: u64) -> Option<u64> {
     let value = value?;
     (le_u64(value, 0)? == seq).then(|| le_u64(value, 8)).flatten()
 }
+fn quota(prefix: u8, kind: u8, id: u64) -> Key {
+    let mut key = Key::new();
+    key.extend_from_slice(&[prefix, kind]);
+    key.extend_from_slice(&id.to_be_bytes());
+    key
+}
+/// Key of what a user, a group or a tree took at the last clean stop.
+pub fn quota_used(kind: u8, id: u64) -> Key {
+    quota(USED, kind, id)
+}
+/// Key of the mark that such sums were written.
+pub fn quota_used_written() -> Key {
+    quota(USED, QUOTA_MARK, 0)
+}
+/// Prefix of them.
+pub fn quotas_used() -> [u8; 1] {
+    [USED]
+}
+/// Key of a limit.
+pub fn quota_limit(kind: u8, id: u64) -> Key {
+    quota(LIMIT, kind, id)
+}
+/// Key of the mark that there ever was a limit.
+pub fn quota_limits_set() -> Key {
+    quota(LIMIT, QUOTA_MARK, 0)
+}
+/// Prefix of the limits.
+pub fn quota_limits() -> [u8; 1] {
+    [LIMIT]
+}
+/// Kind and id in a quota's key; `None` for a mark.
+pub fn quota_parts(key: &[u8]) -> Option<(u8, u64)> {
+    let kind = key.get(1).copied().filter(|k| *k != QUOTA_MARK)?;
+    Some((kind, be_u64(key, 2)?))
+}
+/// Value of a quota's key.
+pub fn quota_value(bytes: u64, files: u64) -> [u8; 16] {
+    append_value(bytes, files)
+}
+/// Bytes and files out of it.
+pub fn quota_amount(value: &[u8]) -> Option<(u64, u64)> {
+    Some((le_u64(value, 0)?, le_u64(value, 8)?))
+}
 /// Key of a counter.
 pub fn counter(counter: Counter) -> [u8; 2] {
     [COUNTER, counter as u8]
@@ -305,6 +354,11 @@ mod tests {
         assert_eq!(append_place(Some(&append_value(3, 9)), 3), Some(9));
         assert_eq!(append_place(Some(&append_value(3, 9)), 4), None);
         assert_eq!(counter(Counter::Handles), [b'n', 1]);
+        assert_eq!(quota_used(1, h.0).as_slice(), [&[b'u', 1][..], &be].concat());
+        assert_eq!(quota_limit(2, h.0).as_slice(), [&[b'U', 2][..], &be].concat());
+        assert_eq!(quota_parts(&quota_limit(2, h.0)), Some((2, h.0)));
+        assert_eq!(quota_parts(&quota_limits_set()), None);
+        assert_eq!(quota_amount(&quota_value(3, 9)), Some((3, 9)));
         assert_eq!(SESSION_KEYS.session_key(h.0).as_slice(), key(b's', b""));
         assert_eq!(SESSION_KEYS.reply_key(h.0, 5).as_slice(), key(b'r', &[0, 0, 0, 5]));
         let d = dirent(h, 0x40, b"name");

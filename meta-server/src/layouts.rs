@@ -81,7 +81,8 @@ impl MetaServer {
         Ok(Wish { dist, num_dfiles, layout })
     }
 
-    /// Chooses servers and names the datahandles of a file.
+    /// Chooses servers and names the datahandles of a file. Where the layout is nobody's wish, the
+    /// servers are those of the datahandles `like`, in that order, if they are as many.
     ///
     /// # Errors
     /// `Invalid` when the wish cannot be met.
@@ -89,6 +90,7 @@ impl MetaServer {
         &self,
         handle: Handle,
         xattrs: &[(Bytes, Bytes)],
+        like: &[u64],
     ) -> Result<FileLayout> {
         let wish = self.layout_wish(xattrs)?;
         let layout = match wish.layout {
@@ -105,6 +107,10 @@ impl MetaServer {
             |s| self.map.alias(s).to_owned(),
             local,
         )?;
+        let servers = match layout {
+            Layout::RoundRobin | Layout::Random => self.servers_like(like, servers),
+            _ => servers,
+        };
         wish.dist.check(servers.len() as u32)?;
         let datahandles = servers
             .iter()
@@ -128,5 +134,12 @@ impl MetaServer {
             })
             .collect::<Result<_>>()?;
         Ok(FileLayout { dist: wish.dist, datahandles })
+    }
+
+    fn servers_like(&self, like: &[u64], chosen: Vec<ServerId>) -> Vec<ServerId> {
+        let servers: Option<Vec<ServerId>> =
+            like.iter().map(|h| self.map.io_server_of(Handle(*h))).collect();
+        let distinct = |s: &[ServerId]| (1..s.len()).all(|i| !s[..i].contains(&s[i]));
+        servers.filter(|s| s.len() == chosen.len() && distinct(s)).unwrap_or(chosen)
     }
 }

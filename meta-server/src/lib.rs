@@ -25,6 +25,7 @@ mod names;
 pub mod opens;
 mod ops;
 pub mod peer_steps;
+mod quota;
 mod reaper;
 pub mod server;
 pub mod store;

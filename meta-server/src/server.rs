@@ -80,6 +80,12 @@ pub struct MetaServer {
     pub(crate) lingering: crate::linger::Lingering,
     /// The tree lock, where another server's intent has it (first metadata server).
     pub(crate) tree_held: RefCell<crate::peer_steps::Held>,
+    /// One request for room at a time.
+    pub(crate) quota_asking: tokio::sync::Mutex<()>,
+    /// Metadata servers that have not heard of the present limits.
+    pub(crate) quota_untold: RefCell<HashSet<ServerId>>,
+    pub(crate) quota_wake: std::rc::Rc<tokio::sync::Notify>,
+    pub(crate) quota_version: Cell<u64>,
     recovered: RefCell<Vec<crate::intents::Recovery>>,
     collection: Arc<Collection>,
     peers: Box<dyn Peers>,
@@ -156,6 +162,10 @@ impl MetaServer {
             held: RefCell::default(),
             lingering: Default::default(),
             tree_held: RefCell::default(),
+            quota_asking: tokio::sync::Mutex::new(()),
+            quota_untold: RefCell::default(),
+            quota_wake: std::rc::Rc::default(),
+            quota_version: Cell::new(0),
             recovered: RefCell::default(),
             collection,
             peers,
@@ -184,6 +194,13 @@ impl MetaServer {
         }
         tokio::task::spawn_local(crate::reaper::run(self.me.clone()));
         tokio::task::spawn_local(crate::peer_steps::prune(self.me.clone()));
+        if self.is_first() && self.map.meta_servers().nth(1).is_some() {
+            // Some of them may have missed a limit before the last stop.
+            if !matches!(self.store.get(keys::quota_limits_set()), Ok(None)) {
+                self.quota_untold.borrow_mut().extend(self.other_metas());
+            }
+            tokio::task::spawn_local(crate::quota::tell_others(self.me.clone()));
+        }
         if let Some(net) = self.net.clone() {
             tokio::task::spawn_local(async move { net.keepalive().await });
         }
@@ -256,6 +273,9 @@ impl MetaServer {
 
     /// Attributes as the asking session sees them.
     pub(crate) fn seen(&self, cx: &OpCx, mut attr: Attr) -> Attr {
+        if self.store.quota.borrow().is_limited(&attr) {
+            attr.set(AttrFlags::QUOTA, true);
+        }
         if attr.has(AttrFlags::SIZE_DYNAMIC) && !self.in_grace.get() {
             let opens = self.opens.borrow();
             if opens.is_sole_writer(cx.session, attr.handle()) {
@@ -299,6 +319,7 @@ impl MetaServer {
     }
 
     async fn run(&self, cx: &OpCx, op: OpRequest, body: Body) -> Result<Answer> {
+        self.quota_check(cx, &op, &body).await?;
         match op {
             OpRequest::Lookup(r) => ops::lookup::lookup(self, cx, r).await,
             OpRequest::Getattr(r) => ops::getattr::getattr(self, cx, r),
@@ -319,6 +340,13 @@ impl MetaServer {
             OpRequest::ReadSmall(r) => ops::read_small::read_small(self, cx, r).await,
             OpRequest::WriteSmall(r) => ops::write_small::write_small(self, cx, r, body).await,
             OpRequest::Append(r) => ops::append::append(self, cx, r, body).await,
+            OpRequest::QuotaSet(r) => ops::quota_set::quota_set(self, cx, r).await,
+            OpRequest::QuotaGet(r) => ops::quota_get::quota_get(self, cx, r).await,
+            OpRequest::QuotaReserve(r) => ops::quota_reserve::quota_reserve(self, cx, r).await,
+            OpRequest::QuotaMark(r) => ops::quota_mark::quota_mark(self, cx, r).await,
+            OpRequest::QuotaTell(r) => ops::quota_tell::quota_tell(self, r).await,
+            OpRequest::QuotaAsk(r) => ops::quota_ask::quota_ask(self, cx, r).await,
+            OpRequest::CopySmall(r) => ops::copy_small::copy_small(self, cx, r).await,
             OpRequest::Unstuff(r) => ops::unstuff::unstuff(self, cx, r).await,
             OpRequest::Fallocate(r) => ops::fallocate::fallocate(self, cx, r).await,
             OpRequest::Fsync(r) => ops::fsync::fsync(self, cx, r).await,
@@ -389,8 +417,11 @@ impl OpHandler for MetaServer {
         }
         let ended = self.opens.borrow_mut().end_session(session);
         for (handle, closed) in ended {
-            if closed.last_writer && self.is_dynamic(handle) {
-                self.settle_later(handle);
+            if closed.last_writer {
+                self.store.quota.borrow_mut().release(handle);
+                if self.is_dynamic(handle) {
+                    self.settle_later(handle);
+                }
             }
             if closed.last {
                 self.closed_last(handle);

@@ -8,17 +8,19 @@
 //! alters the dirents. Handles and intent numbers are reserved `RESERVE` at a time and never
 //! given out twice, so that `handle_recycle_secs` is for ever.
 use crate::keys::{self, Counter, DirentValue};
+use crate::quota::{Amount, Charge, Id, Table};
 use bytes::Bytes;
 use prost::Message;
 use pvfs2_proto::attr::XATTR_ACL_DEFAULT;
 use pvfs2_proto::attr::mode::{S_IFDIR, S_IFMT};
 use pvfs2_proto::env::Env;
-use pvfs2_proto::op::Dirent;
+use pvfs2_proto::op::{Dirent, QuotaKind};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, FileLayout, Handle, HandleRange, PvfsError, Result};
 use pvfs2_server_core::acl::Acl;
 use pvfs2_server_core::service::OpCx;
 use pvfs2_trove::{Collection, Txn};
-use std::cell::Cell;
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -34,6 +36,8 @@ pub struct Change {
     objects: i64,
     /// Something was queued for the reaper.
     reaps: bool,
+    /// Objects whose attributes change, for quotas: what they count afterwards.
+    charges: SmallVec<[(Handle, Option<Charge>); 4]>,
 }
 
 impl Change {
@@ -44,6 +48,7 @@ impl Change {
     /// Writes attributes of an object that exists.
     pub fn put_attr(&mut self, attr: &Attr) {
         self.txn.put(keys::attr(attr.handle()).to_vec(), attr.encode_to_vec());
+        self.charges.push((attr.handle(), Some(Charge::of(attr))));
     }
     /// Writes attributes of a new object.
     pub fn new_object(&mut self, attr: &Attr) {
@@ -82,6 +87,8 @@ pub struct Store {
     handles: Reserve,
     intents: Reserve,
     objects: Cell<i64>,
+    /// What users, groups and trees take and may take.
+    pub(crate) quota: RefCell<Table>,
     /// Wakes the reaper.
     pub reap: Arc<Notify>,
 }
@@ -122,14 +129,16 @@ impl Store {
             handles: Reserve { next: Cell::new(handles), limit: Cell::new(handles) },
             intents: Reserve { next: Cell::new(intents), limit: Cell::new(intents) },
             objects: Cell::new(counted.unwrap_or(0) as i64),
+            quota: RefCell::default(),
             reap: Arc::default(),
             collection,
         };
         if seed.is_none() {
             store.format(root)?;
-        } else if counted.is_none() {
-            store.count_objects()?;
+        } else if counted.is_none() || !store.load_usage()? {
+            store.recount()?;
         }
+        store.load_limits()?;
         Ok(store)
     }
 
@@ -157,14 +166,61 @@ impl Store {
         Ok(())
     }
 
-    fn count_objects(&self) -> Result<()> {
+    /// Counts objects, and what users, groups and trees take, anew; gives how many of those sums were
+    /// wrong.
+    ///
+    /// # Errors
+    /// Trove's; `Damaged`.
+    pub(crate) fn recount(&self) -> Result<u64> {
+        let before = self.quota.borrow_mut().take_used();
         let mut count = 0;
-        self.scan(&keys::attrs(), |_, _| {
+        self.scan(&keys::attrs(), |key, value| {
             count += 1;
+            let handle = keys::handle_of(key).unwrap_or(Handle::NULL);
+            let attr = Attr::decode(value.as_ref()).map_err(|_| damaged(handle))?;
+            self.quota.borrow_mut().apply(handle, None, Some(Charge::of(&attr)));
             Ok(())
         })?;
         self.objects.set(count);
+        let table = self.quota.borrow();
+        let now = table.used();
+        let gone = before.keys().filter(|id| !now.contains_key(id)).count();
+        let wrong = now.iter().filter(|(id, amount)| before.get(id) != Some(amount)).count();
+        Ok((gone + wrong) as u64)
+    }
+
+    /// Takes over the sums of the last clean stop; `false`: there are none.
+    fn load_usage(&self) -> Result<bool> {
+        if self.get(keys::quota_used_written())?.is_none() {
+            return Ok(false);
+        }
+        for (id, amount) in self.quota_records(&keys::quotas_used())? {
+            self.quota.borrow_mut().load(id, amount);
+        }
+        Ok(true)
+    }
+
+    fn load_limits(&self) -> Result<()> {
+        let limits = self.quota_records(&keys::quota_limits())?;
+        self.quota.borrow_mut().set_limits(limits.into_iter().collect());
         Ok(())
+    }
+
+    fn quota_records(&self, prefix: &[u8]) -> Result<Vec<(Id, Amount)>> {
+        let mut all = Vec::new();
+        self.scan(prefix, |key, value| {
+            let Some((kind, id)) = keys::quota_parts(key) else { return Ok(()) };
+            let kind = QuotaKind::try_from(i32::from(kind)).ok();
+            let (Some(kind), Some((bytes, files))) = (kind, keys::quota_amount(&value)) else {
+                return Err(PvfsError::new(
+                    ErrorCode::Damaged,
+                    "a quota's record in the keyval does not parse: run fsck",
+                ));
+            };
+            all.push(((kind, id), Amount { bytes, files }));
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     /// Calls `each` for every record below `prefix`, in order.
@@ -229,7 +285,20 @@ impl Store {
     /// # Errors
     /// Trove's (`NoSpace`, `Io`).
     pub fn commit(&self, change: Change) -> Result<u64> {
+        let mut before: SmallVec<[Option<Charge>; 4]> = SmallVec::new();
+        for (i, (handle, _)) in change.charges.iter().enumerate() {
+            let earlier = change.charges[..i].iter().rev().find(|(h, _)| h == handle);
+            before.push(match earlier {
+                Some((_, charge)) => *charge,
+                None => self.attr(*handle)?.as_ref().map(Charge::of),
+            });
+        }
         let index = self.collection.commit(change.txn)?;
+        let mut table = self.quota.borrow_mut();
+        for ((handle, after), before) in change.charges.iter().zip(before) {
+            table.apply(*handle, before, *after);
+        }
+        drop(table);
         self.objects.set(self.objects.get() + change.objects);
         if change.reaps {
             self.reap.notify_one();
@@ -261,6 +330,14 @@ impl Store {
         let mut change = Change::new();
         let objects = keys::u64_value(self.objects());
         change.put(keys::counter(Counter::Objects), objects.to_vec());
+        for (id, _) in self.quota_records(&keys::quotas_used())? {
+            change.delete(keys::quota_used(id.0 as u8, id.1));
+        }
+        for ((kind, id), amount) in self.quota.borrow().used() {
+            let value = keys::quota_value(amount.bytes, amount.files);
+            change.put(keys::quota_used(*kind as u8, *id), value.to_vec());
+        }
+        change.put(keys::quota_used_written(), Vec::new());
         self.commit(change).map(|_| ())
     }
 
@@ -469,6 +546,7 @@ impl Store {
         let handle = attr.handle();
         change.objects -= 1;
         change.delete(keys::attr(handle));
+        change.charges.push((handle, None));
         for (name, _) in self.xattrs(attr)? {
             change.delete(keys::xattr(handle, &name));
         }

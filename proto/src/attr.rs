@@ -30,6 +30,9 @@ impl AttrFlags {
     /// (At the metadata server) a stuffed file whose bytes began to move to datafiles, which may
     /// hold some of them; see `unstuff`.
     pub const MOVING: u32 = 32;
+    /// (In replies) the object counts for somebody with a quota: a writer of datafiles asks for room
+    /// (`quota_reserve`) before it goes beyond the size.
+    pub const QUOTA: u32 = 1 << 16;
 }
 
 /// Attributes of an object. Times are nanoseconds since 1970-01-01 UTC.
@@ -85,6 +88,10 @@ pub struct Attr {
     /// owner, mask (or group) and other entries always say what the mode says.
     #[prost(bytes = "bytes", tag = "16")]
     pub acl: Bytes,
+    /// The directory tree with a quota that the object counts for: the handle of its directory; 0:
+    /// none.
+    #[prost(uint64, tag = "20")]
+    pub quota_tree: u64,
 }
 
 impl Attr {
@@ -136,6 +143,13 @@ pub mod mode {
     pub const S_ISUID: u32 = 0o4000;
     pub const S_ISGID: u32 = 0o2000;
     pub const S_ISVTX: u32 = 0o1000;
+
+    /// `mode` without suid, and without sgid where the group may execute (sgid without it once meant
+    /// mandatory locking and stays).
+    pub fn without_suidgid(mode: u32) -> u32 {
+        let group_exec = mode & 0o010 != 0;
+        mode & !S_ISUID & !if group_exec { S_ISGID } else { 0 }
+    }
 }
 
 /// Where a striped file's bytes lie: strip i on datafile `dist`(i), datafile d under

@@ -8,6 +8,9 @@ pub const PATH_MAX: usize = 4096;
 pub const SYMLINK_MAX: usize = 4095;
 /// Largest extended attribute value, in bytes.
 pub const XATTR_VALUE_MAX: usize = 65_536;
+/// Most bytes of the names of one object's extended attributes, each with the zero byte behind it
+/// (the kernel lists no more).
+pub const XATTR_LIST_MAX: usize = 65_536;
 /// Largest POSIX ACL as an extended attribute, in bytes (the kernel of a client takes one page).
 pub const ACL_BYTES_MAX: usize = 4_096;
 /// Most hard links of one file.

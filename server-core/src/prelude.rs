@@ -9,7 +9,8 @@
 //! Supplementary groups: a request may come without them (`Cred::groups_known` false). Where they
 //! could change the outcome, the answer is `Access`, and the client asks again with all groups.
 use crate::acl::Acl;
-use pvfs2_proto::attr::mode::{S_IFMT, S_ISGID, S_ISUID, S_ISVTX};
+pub use pvfs2_proto::attr::mode::without_suidgid;
+use pvfs2_proto::attr::mode::{S_IFMT, S_ISGID, S_ISVTX};
 use pvfs2_proto::op::Cred;
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, PvfsError, Result, SetAttr};
 
@@ -218,19 +219,27 @@ fn may_set_times(cred: &Cred, attr: &Attr, set: &SetAttr, owner: bool) -> Result
     if owner || times.iter().all(Option::is_none) {
         return Ok(());
     }
-    if times.iter().flatten().any(|t| !t.now) {
+    // As in Linux: whoever may write may touch, which sets both times to now; one of them alone
+    // (UTIME_OMIT for the other) is the owner's to set.
+    if !times.iter().all(|t| t.is_some_and(|t| t.now)) {
         return Err(not_permitted(attr, "set the times of"));
     }
     access(cred, attr, WRITE)
 }
 
+/// Whether `set` takes suid, sgid and file capabilities away: asked for, or a change of the size by
+/// anybody but root, whatever the client says.
+pub fn kills_suidgid(cred: &Cred, set: &SetAttr) -> bool {
+    set.kill_suidgid || set.size.is_some() && !cred.is_root()
+}
+
 /// The mode after `set` on `attr`: its permission bits if given; sgid only for members of the group;
-/// suid and sgid cleared by a chown and by `kill_suidgid`, on everything but directories.
+/// suid and sgid cleared by a chown and where [`kills_suidgid`], on everything but directories.
 pub fn mode_after(cred: &Cred, attr: &Attr, set: &SetAttr) -> u32 {
     let mut mode = attr.mode;
     let gid = set.gid.unwrap_or(attr.gid);
     let chowned = set.uid.is_some() || set.gid.is_some();
-    if (chowned || set.kill_suidgid) && !attr.is_dir() {
+    if (chowned || kills_suidgid(cred, set)) && !attr.is_dir() {
         mode = without_suidgid(mode);
         if chowned && mode & S_ISGID != 0 && !cred.is_root() && !cred.in_group(gid) {
             mode &= !S_ISGID;
@@ -241,16 +250,6 @@ pub fn mode_after(cred: &Cred, attr: &Attr, set: &SetAttr) -> u32 {
         if mode & S_ISGID != 0 && !cred.is_root() && !cred.in_group(gid) {
             mode &= !S_ISGID;
         }
-    }
-    mode
-}
-
-/// `mode` without suid, and without sgid where the group may execute (sgid without it once meant
-/// mandatory locking and stays).
-pub fn without_suidgid(mode: u32) -> u32 {
-    let mut mode = mode & !S_ISUID;
-    if mode & GROUP_EXEC != 0 {
-        mode &= !S_ISGID;
     }
     mode
 }

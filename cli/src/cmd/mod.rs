@@ -13,6 +13,7 @@ pub mod perf_mon;
 pub mod perror;
 pub mod ping;
 pub mod quickstart;
+pub mod quota;
 pub mod server;
 pub mod stat;
 pub mod statfs;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(args),
         Command::Ping(args) => ping::run(args),
+        Command::Quota(args) => quota::run(args),
         Command::Statfs(args) => statfs::run(args),
         Command::Viewdist(args) => viewdist::run(args),
         Command::Stat(args) => stat::run(args),

@@ -7,6 +7,7 @@
 //!
 //! What many share stands here: keeping the caches right after an answer.
 pub mod append;
+pub mod copy_range;
 pub mod create;
 pub mod fallocate;
 pub mod flush;
@@ -21,6 +22,8 @@ pub mod lseek;
 pub mod mkdir;
 pub mod mknod;
 pub mod open;
+pub mod parent;
+pub mod quota;
 pub mod read;
 pub mod readdir;
 pub mod readlink;
@@ -36,6 +39,7 @@ pub mod unlink;
 pub mod write;
 
 pub use append::Append;
+pub use copy_range::CopyRange;
 pub use create::{Create, Created};
 pub use fallocate::Fallocate;
 pub use flush::Flush;
@@ -50,6 +54,8 @@ pub use lseek::{Lseek, Whence};
 pub use mkdir::Mkdir;
 pub use mknod::Mknod;
 pub use open::Open;
+pub use parent::Parent;
+pub use quota::{QuotaGet, QuotaMark, QuotaSet};
 pub use read::{Read, read_into};
 pub use readdir::{DirHandle, Readdir, ReaddirPage};
 pub use readlink::Readlink;

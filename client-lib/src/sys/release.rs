@@ -128,13 +128,15 @@ impl Machine for ReleaseBatch {
 }
 
 /// When the file was read, if the server shall know: as with Linux's relatime, the first time after
-/// a change and then once a day.
+/// a change and then once a day; always with `strictatime`, never with `noatime` or O_NOATIME.
 fn atime_of(client: &Client, file: &OpenFile) -> i64 {
     const DAY_NS: i64 = 86_400_000_000_000;
     let (read_ns, attr) = (file.read_at_ns.load(Ordering::Relaxed), &file.attr);
-    let is_news = attr.atime_ns <= attr.mtime_ns.max(attr.ctime_ns)
+    let is_news = client.config().strict_atime
+        || attr.atime_ns <= attr.mtime_ns.max(attr.ctime_ns)
         || read_ns.saturating_sub(attr.atime_ns) >= DAY_NS;
-    if client.config().atime && is_news { read_ns } else { 0 }
+    let kept = client.config().atime && !file.no_atime.load(Ordering::Relaxed);
+    if kept && is_news { read_ns } else { 0 }
 }
 
 fn log_lost(client: &Client, server: ServerId, e: &PvfsError) {

@@ -5,7 +5,8 @@
 //! | start | small (stuffed, fits), unstuff (stuffed, would outgrow), kill, plan | `Invalid` |
 //! | small (write_small) | done | no longer stuffed: unstuff |
 //! | unstuff (the metadata server gives datahandles and moves the bytes) | plan | error |
-//! | kill (setattr: clear suid and sgid, where asked and set) | plan | error |
+//! | kill (setattr: clear suid and sgid, where asked and set) | room | error |
+//! | room (quota_reserve, where the file is under a quota and goes beyond what it got) | plan | `Quota` |
 //! | plan (no request) | io | `Invalid`, `FileTooBig` |
 //! | io (one io_write to each server of the range, all at once) | done; io (next window of a range too long for one frame per server) | the first error; what was written is remembered |
 //!
@@ -22,7 +23,8 @@ use bytes::Bytes;
 use pvfs2_bmi::call::{Call, Net};
 use pvfs2_proto::attr::mode;
 use pvfs2_proto::op::{
-    IoWriteRequest, OpMessage, SetattrRequest, UnstuffRequest, WriteSmallRequest,
+    IoWriteRequest, OpMessage, QuotaReserveRequest, SetattrRequest, UnstuffRequest,
+    WriteSmallRequest,
 };
 use pvfs2_proto::{AttrFlags, ErrorCode, PvfsError, Result, SetAttr};
 use std::sync::Arc;
@@ -33,6 +35,7 @@ enum State {
     Small,
     Unstuff,
     Kill,
+    Room,
     Plan,
     Io,
 }
@@ -68,6 +71,7 @@ impl WriteFlow {
             State::Small => "small",
             State::Unstuff => "unstuff",
             State::Kill => "kill",
+            State::Room => "room",
             State::Plan => "plan",
             State::Io => "io",
         }
@@ -77,8 +81,14 @@ impl WriteFlow {
         let step = match self.state {
             State::Start => self.start(cx, data)?,
             State::Small => self.small(cx, data).await?,
-            State::Unstuff => self.unstuff(cx).await?,
+            State::Unstuff => self.unstuff(cx, data.len()).await?,
             State::Kill => self.kill(cx).await?,
+            State::Room => {
+                let end = self.logical_offset + data.len() as u64;
+                ask_for_room(cx, &self.file, end).await?;
+                self.state = State::Plan;
+                Step::Next
+            }
             State::Plan => {
                 self.open_window(cx, 0, data.len())?;
                 self.state = State::Io;
@@ -102,7 +112,7 @@ impl WriteFlow {
             return Err(PvfsError::new(ErrorCode::FileTooBig, "a file ends at 2^63 - 1 bytes"));
         }
         self.state = if self.file.state.layout().is_some() {
-            self.striped()
+            self.striped(end)
         } else if end <= cx.client.map().small_file_bytes {
             State::Small
         } else {
@@ -111,14 +121,11 @@ impl WriteFlow {
         Ok(Step::Next)
     }
 
-    /// Datafiles know no modes: where suid or sgid may be set, the metadata server clears them,
-    /// once per open.
-    fn striped(&self) -> State {
-        let attr = &self.file.attr;
-        let may_matter =
-            attr.mode & (mode::S_ISUID | mode::S_ISGID) != 0 || attr.has(AttrFlags::HAS_XATTR);
-        if self.kill_suidgid && may_matter && !self.file.suid_checked.load(Ordering::Relaxed) {
+    fn striped(&self, end: u64) -> State {
+        if must_clear_suidgid(&self.file, self.kill_suidgid) {
             State::Kill
+        } else if self.file.state.needs_room(end) {
+            State::Room
         } else {
             State::Plan
         }
@@ -149,28 +156,23 @@ impl WriteFlow {
         }
     }
 
-    async fn unstuff<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
+    async fn unstuff<N: Net>(&mut self, cx: &mut Cx<'_, N>, len: usize) -> Result<Step<usize>> {
         let handle = self.file.handle;
         let server = cx.meta_server(handle)?;
         let answer = cx
-            .ask(server, UnstuffRequest { handle: handle.0 })
+            .ask(server, UnstuffRequest { handle: handle.0, like: Vec::new() })
             .await
             .inspect_err(|e| object_failed(cx.client, handle, e))?;
         let mut attr = need(answer.attr, "unstuff answered without attributes")?;
         self.file.state.learn(&attr);
         keep(cx.client, &mut attr);
-        self.state = self.striped();
+        self.state = self.striped(self.logical_offset + len as u64);
         Ok(Step::Next)
     }
 
     async fn kill<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
-        let handle = self.file.handle;
-        let server = cx.meta_server(handle)?;
-        let set = SetAttr { kill_suidgid: true, by_open_file: true, ..Default::default() };
-        let answer = cx.ask(server, SetattrRequest { handle: handle.0, set: Some(set) }).await?;
-        keep_or_drop(cx.client, handle, answer.attr);
-        self.file.suid_checked.store(true, Ordering::Relaxed);
-        self.state = State::Plan;
+        clear_suidgid(cx, &self.file).await?;
+        self.state = State::Room;
         Ok(Step::Next)
     }
 
@@ -229,8 +231,52 @@ impl WriteFlow {
     }
 }
 
+/// Datafiles know no modes: where suid or sgid may be set, the metadata server clears them, once per
+/// open, and again when somebody has set them since.
+pub(crate) fn must_clear_suidgid(file: &OpenFile, asked: bool) -> bool {
+    if !asked {
+        return false;
+    }
+    let attr = &file.attr;
+    let may_matter =
+        attr.mode & (mode::S_ISUID | mode::S_ISGID) != 0 || attr.has(AttrFlags::HAS_XATTR);
+    may_matter && !file.suid_checked.load(Ordering::Relaxed) || file.state.has_suidgid()
+}
+
+/// Has the metadata server clear them.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn clear_suidgid<N: Net>(cx: &mut Cx<'_, N>, file: &OpenFile) -> Result<()> {
+    let server = cx.meta_server(file.handle)?;
+    let set = SetAttr { kill_suidgid: true, by_open_file: true, ..Default::default() };
+    let answer = cx.ask(server, SetattrRequest { handle: file.handle.0, set: Some(set) }).await?;
+    keep_or_drop(cx.client, file.handle, answer.attr);
+    file.suid_checked.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Has the metadata server make room for bytes up to `end`, where the file is under a quota and has
+/// not got it yet.
+///
+/// # Errors
+/// `Quota`; the server's.
+pub(crate) async fn ask_for_room<N: Net>(
+    cx: &mut Cx<'_, N>,
+    file: &OpenFile,
+    end: u64,
+) -> Result<()> {
+    if !file.state.needs_room(end) {
+        return Ok(());
+    }
+    let server = cx.meta_server(file.handle)?;
+    let answer = cx.ask(server, QuotaReserveRequest { handle: file.handle.0, end }).await?;
+    file.state.got_room(answer.end);
+    Ok(())
+}
+
 /// Which of two errors ends the step: a final one before one that could be repeated.
-fn worse(first: Option<PvfsError>, second: PvfsError) -> PvfsError {
+pub(crate) fn worse(first: Option<PvfsError>, second: PvfsError) -> PvfsError {
     match first {
         Some(first) if !may_pass(&first) || may_pass(&second) => first,
         _ => second,

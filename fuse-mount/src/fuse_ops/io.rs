@@ -11,7 +11,7 @@ use crate::dispatch::errno;
 use crate::mount::Inval;
 use bytes::Bytes;
 use fuser::{Errno, ReplyData, ReplyWrite, Request, WriteFlags};
-use pvfs2_client::sys::{Append, Fsync, Lent, Whence, read_into, write_from};
+use pvfs2_client::sys::{Append, CopyRange, Fsync, Lent, Whence, read_into, write_from};
 use pvfs2_proto::op::FallocateKind;
 use pvfs2_proto::{PvfsError, Result};
 use std::sync::Arc;
@@ -136,6 +136,14 @@ impl PvfsFs {
             }
             Err(e) => written(&shared, reply, Err(e)),
         }
+    }
+
+    /// The kernel gives up its pages of what was copied to by itself.
+    pub(super) fn copy_range(&self, req: &Request, machine: CopyRange, reply: ReplyWrite) {
+        let (op, shared) = (self.dispatch.open_file_op(req), self.shared.clone());
+        self.dispatch.run_op(op, machine, move |result| {
+            written(&shared, reply, result.map(|n| n as usize));
+        });
     }
 
     fn append_file(

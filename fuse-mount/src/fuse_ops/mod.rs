@@ -28,8 +28,9 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use pvfs2_client::sys::{
-    Create, Fallocate, Getattr, Getxattr, Link, Listxattr, Lookup, Lseek, Mkdir, Mknod, Readlink,
-    Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, StatfsOut, Symlink, Unlink,
+    CopyRange, Create, Fallocate, Getattr, Getxattr, Link, Listxattr, Lookup, Lseek, Mkdir, Mknod,
+    Parent, Readlink, Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, StatfsOut, Symlink,
+    Unlink,
 };
 use pvfs2_client::{Background, Client};
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
@@ -104,6 +105,8 @@ impl Filesystem for PvfsFs {
             // Checks go by ACLs too, and a default ACL replaces the umask: the server applies both.
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_DONT_MASK,
+            // File handles (NFS, name_to_handle_at) stay good after the kernel has forgotten.
+            InitFlags::FUSE_EXPORT_SUPPORT,
         ];
         let symlinks = self.cache_symlinks.then_some(InitFlags::FUSE_CACHE_SYMLINKS);
         for capability in wanted.into_iter().chain(symlinks) {
@@ -121,8 +124,16 @@ impl Filesystem for PvfsFs {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
-        let machine = Lookup::new(self.handle(parent), name(child));
-        self.dispatch.run(req, machine, self.shared.looked_up(reply));
+        let (dir, answer) = (self.handle(parent), self.shared.looked_up(reply));
+        // The kernel asks for these two when it was given a file handle of what it has forgotten.
+        match child.as_bytes() {
+            b"." => self.dispatch.run(req, Getattr::new(dir), answer),
+            b".." => self.dispatch.run(req, Parent::new(dir), answer),
+            child => {
+                let machine = Lookup::new(dir, Bytes::copy_from_slice(child));
+                self.dispatch.run(req, machine, answer);
+            }
+        }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -517,21 +528,25 @@ impl Filesystem for PvfsFs {
         }
     }
 
-    /// The kernel copies by read and write instead.
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        let (Some(from), Some(to)) = (self.opened(fh_in), self.opened(fh_out)) else {
+            return reply.error(Errno::EBADF);
+        };
+        let (from, to) = ((from.file.clone(), offset_in), (to.file.clone(), offset_out));
+        let machine = CopyRange::new(from, to, len, req.uid() != 0);
+        self.copy_range(req, machine, reply);
     }
 
     fn ioctl(

@@ -25,6 +25,7 @@ struct OpenHow {
     append: bool,
     direct: bool,
     exec: bool,
+    no_atime: bool,
 }
 
 impl OpenHow {
@@ -37,6 +38,7 @@ impl OpenHow {
             append: flags & libc::O_APPEND != 0,
             direct: flags & libc::O_DIRECT != 0,
             exec: flags & O_EXEC_MARK != 0 && access == libc::O_RDONLY,
+            no_atime: flags & libc::O_NOATIME != 0,
         }
     }
 
@@ -60,6 +62,9 @@ impl Shared {
     /// Gives an open file its number, and the kernel's flags for it.
     fn opened(&self, file: Arc<OpenFile>, how: OpenHow) -> (FileHandle, FopenFlags) {
         let keep = self.inodes.may_keep_pages(&file.attr, how.write);
+        if how.no_atime {
+            file.set_no_atime();
+        }
         let opened = Opened { file, direct: how.is_direct() };
         (FileHandle(self.files.insert(Arc::new(opened))), how.fopen(keep))
     }
@@ -187,6 +192,7 @@ mod tests {
         let how = OpenHow::new(libc::O_RDWR);
         assert!(how.read && how.write && !how.truncate);
         assert!(OpenHow::new(O_EXEC_MARK).exec);
+        assert!(OpenHow::new(libc::O_NOATIME).no_atime && !how.no_atime);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The operations of an I/O server, one file each, and the one place that picks among them.
+mod df_copy;
 mod df_fallocate;
 mod df_list;
 mod df_map;
@@ -13,8 +14,8 @@ mod io_write;
 use crate::state::IoState;
 use pvfs2_bmi::service::Body;
 use pvfs2_proto::op::{
-    DfFallocateRequest, DfListRequest, DfMapRequest, DfRemoveRequest, DfStatRequest, DfSyncRequest,
-    DfTruncateRequest, IoStatfsRequest, IoWriteRequest, OpMessage, OpRequest,
+    DfCopyRequest, DfFallocateRequest, DfListRequest, DfMapRequest, DfRemoveRequest, DfStatRequest,
+    DfSyncRequest, DfTruncateRequest, IoStatfsRequest, IoWriteRequest, OpMessage, OpRequest,
 };
 use pvfs2_proto::{ErrorCode, PvfsError, Result};
 use pvfs2_server_core::service::Answer;
@@ -38,6 +39,7 @@ pub async fn dispatch(state: &Arc<IoState>, op: OpRequest, body: Body) -> Result
         R::DfFallocate(r) => {
             plain::<DfFallocateRequest>(df_fallocate::df_fallocate(state, r).await)
         }
+        R::DfCopy(r) => plain::<DfCopyRequest>(df_copy::df_copy(state, r).await),
         R::DfMap(r) => plain::<DfMapRequest>(df_map::df_map(state, &r)),
         R::DfSync(r) => plain::<DfSyncRequest>(df_sync::df_sync(state, r).await),
         R::DfRemove(r) => plain::<DfRemoveRequest>(df_remove::df_remove(state, r).await),

@@ -5,10 +5,10 @@ use pvfs2_bmi::service::{Body, OutBody};
 use pvfs2_io::{IoConfig, IoServer};
 use pvfs2_proto::env::{Clock, Env};
 use pvfs2_proto::op::{
-    Cred, DfFallocateRequest, DfListRequest, DfListResponse, DfMapRequest, DfMapResponse,
-    DfRemoveRequest, DfStat, DfStatRequest, DfSyncRequest, DfTruncateRequest, IoReadRequest,
-    IoReadResponse, IoStatfsRequest, IoStatfsResponse, IoWriteRequest, OpMessage, OpRequest,
-    OpResponse, PhysicalExtent,
+    CopyExtent, Cred, DfCopyRequest, DfFallocateRequest, DfListRequest, DfListResponse,
+    DfMapRequest, DfMapResponse, DfRemoveRequest, DfStat, DfStatRequest, DfSyncRequest,
+    DfTruncateRequest, IoReadRequest, IoReadResponse, IoStatfsRequest, IoStatfsResponse,
+    IoWriteRequest, OpMessage, OpRequest, OpResponse, PhysicalExtent,
 };
 use pvfs2_proto::{ClusterMap, HandleRange, Result, ServerEntry};
 use pvfs2_server_core::metrics::Metrics;
@@ -165,6 +165,14 @@ impl Rig {
     }
     pub fn fallocate(&self, datahandle: u64, extents: &[(u64, u64)], punch: bool) -> Result<()> {
         self.call(DfFallocateRequest { datahandle, extents: list(extents), punch }).map(drop)
+    }
+    /// Pieces as (source, offset there, offset here, length).
+    pub fn copy(&self, datahandle: u64, pieces: &[(u64, u64, u64, u64)]) -> Result<()> {
+        let piece = |&(source, source_offset, physical_offset, len): &(u64, u64, u64, u64)| {
+            CopyExtent { source, source_offset, physical_offset, len }
+        };
+        let pieces = pieces.iter().map(piece).collect();
+        self.call(DfCopyRequest { datahandle, pieces }).map(drop)
     }
     pub fn map(&self, datahandle: u64, physical_offset: u64, max: u32) -> DfMapResponse {
         self.call(DfMapRequest { datahandle, physical_offset, max }).unwrap()

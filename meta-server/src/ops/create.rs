@@ -52,7 +52,7 @@ pub(crate) async fn create(server: &MetaServer, cx: &OpCx, r: CreateRequest) -> 
     change.put_attr(&place.dir);
     let handle = attr.handle();
     let response = OpResponse::Create(CreateResponse {
-        attr: Some(attr),
+        attr: Some(server.seen(cx, attr)),
         created: true,
         dir_attr: Some(place.dir),
     });
@@ -127,6 +127,7 @@ pub(crate) fn fresh(
         ctime_ns: now_ns,
         crtime_ns: now_ns,
         change: 1,
+        quota_tree: dir.quota_tree,
         ..Default::default()
     };
     if let Some(acl) = default_acl {

@@ -2,6 +2,7 @@
 //! is rolled back, and its errors. Trove's errors (`Io`, `NoSpace`, `Damaged`) can come from any of
 //! them and are not repeated there.
 pub(crate) mod append;
+pub(crate) mod copy_small;
 pub(crate) mod crdir;
 pub(crate) mod create;
 pub(crate) mod fallocate;
@@ -17,6 +18,12 @@ pub(crate) mod lookup;
 pub(crate) mod mkdir;
 pub(crate) mod mknod;
 pub(crate) mod open;
+pub(crate) mod quota_ask;
+pub(crate) mod quota_get;
+pub(crate) mod quota_mark;
+pub(crate) mod quota_reserve;
+pub(crate) mod quota_set;
+pub(crate) mod quota_tell;
 pub(crate) mod read_small;
 pub(crate) mod readdir;
 pub(crate) mod readlink;

@@ -22,6 +22,7 @@ pub(crate) async fn open(server: &MetaServer, cx: &OpCx, r: OpenRequest) -> Resu
     let mut attr = server.store.object(handle)?;
     check(cx, &attr, &r)?;
     if r.truncate {
+        // By anybody but root this clears suid and sgid (`prelude::kills_suidgid`).
         let set = SetAttr { size: Some(0), by_open_file: true, ..Default::default() };
         attr = super::setattr::apply(server, cx, handle, &set, None).await?;
     }

@@ -35,6 +35,9 @@ fn one(server: &MetaServer, cx: &OpCx, item: &ReleaseItem) -> Result<()> {
     // A close of what is not known to be open comes after a restart: who knows what it wrote?
     let knows = closed.is_some_and(|c| !c.disturbed) && !server.in_grace.get();
     let closed = closed.unwrap_or_default();
+    if item.write && !server.opens.borrow().has_writers(handle) {
+        server.store.quota.borrow_mut().release(handle);
+    }
     let settles = item.write
         && attr.has(AttrFlags::SIZE_DYNAMIC)
         && !server.opens.borrow().has_writers(handle);

@@ -74,7 +74,7 @@ fn fields(
         || set.gid.is_some()
         || set.atime.is_some()
         || set.mtime.is_some()
-        || set.kill_suidgid;
+        || prelude::kills_suidgid(&cx.cred, set);
     if !any {
         return Ok(false);
     }
@@ -93,7 +93,8 @@ fn fields(
         attr.mtime_ns = time(spec);
         attr.mtime_set_ns = now;
     }
-    if set.kill_suidgid {
+    let chowned = set.uid.is_some() || set.gid.is_some();
+    if chowned || prelude::kills_suidgid(&cx.cred, set) {
         drop_capability(change, attr);
     }
     attr.ctime_ns = now;

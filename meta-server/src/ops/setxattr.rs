@@ -7,14 +7,14 @@
 //!
 //! Durable: all of it. Errors: `Stale`, `Exists`, `NoAttribute`, `Access`, `NotPermitted`, `TooBig`
 //! (value), `Range` (name), `Invalid` (layout attribute, ACL), `InUse` (layout of a file with bytes),
-//! `NotSupported`.
+//! `NoSpace` (the names would not fit into one list), `NotSupported`.
 use super::getxattr::{Namespace, namespace, no_attribute};
 use crate::server::MetaServer;
 use crate::store::Change;
 use crate::{acl, keys, layouts};
 use pvfs2_proto::attr::mode::S_ISVTX;
 use pvfs2_proto::attr::{XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT};
-use pvfs2_proto::limits::{NAME_MAX, XATTR_VALUE_MAX};
+use pvfs2_proto::limits::{NAME_MAX, XATTR_LIST_MAX, XATTR_VALUE_MAX};
 use pvfs2_proto::op::{OpResponse, SetxattrRequest, SetxattrResponse};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::prelude::{self, WRITE};
@@ -48,6 +48,9 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
     if r.replace && !exists {
         return Err(no_attribute());
     }
+    if !exists {
+        names_fit(server, &attr, &r.name)?;
+    }
     if r.name.starts_with(layouts::PREFIX) {
         may_lay_out(&attr, &r.name)?;
         let mut all = server.store.xattrs(&attr)?;
@@ -69,6 +72,25 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
     change.put_attr(&attr);
     let attr = Some(server.seen(cx, attr));
     server.answer(cx, change, OpResponse::Setxattr(SetxattrResponse { attr }))
+}
+
+/// Whether all names can still be listed with one more.
+fn names_fit(server: &MetaServer, attr: &Attr, name: &[u8]) -> Result<()> {
+    if !attr.has(AttrFlags::HAS_XATTR) {
+        return Ok(());
+    }
+    let mut bytes = name.len() + 1;
+    server.store.scan(&keys::xattrs(attr.handle()), |key, _| {
+        bytes += keys::xattr_name(key).len() + 1;
+        Ok(())
+    })?;
+    if bytes <= XATTR_LIST_MAX {
+        return Ok(());
+    }
+    Err(PvfsError::new(
+        ErrorCode::NoSpace,
+        format!("the names of an object's attributes have at most {XATTR_LIST_MAX} bytes together"),
+    ))
 }
 
 /// Whether the caller may set or remove the attribute.

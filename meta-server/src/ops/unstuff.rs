@@ -34,7 +34,7 @@ pub(crate) async fn unstuff(server: &MetaServer, cx: &OpCx, r: UnstuffRequest) -
     let attr = server.store.object(handle)?;
     may_write(server, cx, &attr)?;
     let attr = if attr.layout.is_none() {
-        move_out(server, cx, attr, Some(&respond)).await?
+        move_out_like(server, cx, attr, Some(&respond), &r.like).await?
     } else {
         attr
     };
@@ -60,8 +60,19 @@ pub(crate) fn may_write(server: &MetaServer, cx: &OpCx, attr: &Attr) -> Result<(
 pub(crate) async fn move_out(
     server: &MetaServer,
     cx: &OpCx,
+    attr: Attr,
+    respond: Option<super::setattr::Respond<'_>>,
+) -> Result<Attr> {
+    move_out_like(server, cx, attr, respond, &[]).await
+}
+
+/// As [`move_out`], to the I/O servers of the datahandles `like` where that is nobody's wish.
+async fn move_out_like(
+    server: &MetaServer,
+    cx: &OpCx,
     mut attr: Attr,
     respond: Option<super::setattr::Respond<'_>>,
+    like: &[u64],
 ) -> Result<Attr> {
     let handle = attr.handle();
     let begun = server.store.moving(&attr)?;
@@ -71,7 +82,7 @@ pub(crate) async fn move_out(
             server.empty_datafiles(cx, &layout).await?;
             layout
         }
-        None => server.new_layout(handle, &server.store.xattrs(&attr)?)?,
+        None => server.new_layout(handle, &server.store.xattrs(&attr)?, like)?,
     };
     let bytes = server.store.get(keys::bytes(handle))?.unwrap_or_default();
     let bytes = bytes.slice(..bytes.len().min(attr.size as usize));

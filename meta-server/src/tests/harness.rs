@@ -518,7 +518,11 @@ impl User {
         Ok(self.ask(self.of(handle), r).await?.attr.unwrap())
     }
     pub async fn unstuff(&self, handle: u64) -> Result<Attr> {
-        Ok(self.ask(self.of(handle), UnstuffRequest { handle }).await?.attr.unwrap())
+        Ok(self
+            .ask(self.of(handle), UnstuffRequest { handle, ..Default::default() })
+            .await?
+            .attr
+            .unwrap())
     }
     pub async fn close(&self, handle: u64, write: bool, end: u64) -> Result<()> {
         let mtime_ns = if end > 0 { self.cluster.env.now_ns() } else { 0 };

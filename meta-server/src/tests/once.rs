@@ -72,7 +72,7 @@ fn every_durable_operation_takes_effect_once() {
         assert_eq!(u.getattr(f).await.unwrap().size, 206);
         thrice(&u, append.into_request(), &[8; 10]).await;
         assert_eq!(u.getattr(f).await.unwrap().size, 216);
-        thrice(&u, UnstuffRequest { handle: f }.into_request(), b"").await;
+        thrice(&u, UnstuffRequest { handle: f, ..Default::default() }.into_request(), b"").await;
         let punch = FallocateRequest {
             handle: f,
             kind: FallocateKind::PunchHole as i32,

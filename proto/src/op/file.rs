@@ -161,6 +161,10 @@ pub struct UnstuffRequest {
     /// The file.
     #[prost(uint64, tag = "1")]
     pub handle: u64,
+    /// Datahandles of a file that is about to be copied here: where the layout is nobody's wish, the
+    /// I/O servers are taken in the same order, so that each of them can copy what it has.
+    #[prost(uint64, repeated, tag = "2")]
+    pub like: Vec<u64>,
 }
 /// Answer to unstuff.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -212,5 +216,40 @@ pub struct FallocateRequest {
 pub struct FallocateResponse {
     /// The file's attributes afterwards.
     #[prost(message, optional, tag = "1")]
+    pub attr: Option<Attr>,
+}
+
+/// Copies bytes of a stuffed file into a stuffed file. Sent to the server of the second; error
+/// `NotStuffed` where either is not stuffed any more, does not live there, or would outgrow
+/// `small_file_bytes`: the client then copies by reading and writing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopySmallRequest {
+    /// The file to copy from.
+    #[prost(uint64, tag = "1")]
+    pub source: u64,
+    /// First byte there.
+    #[prost(uint64, tag = "2")]
+    pub source_offset: u64,
+    /// The file to copy to.
+    #[prost(uint64, tag = "3")]
+    pub handle: u64,
+    /// First byte there.
+    #[prost(uint64, tag = "4")]
+    pub logical_offset: u64,
+    /// Bytes; fewer are copied where the source ends before.
+    #[prost(uint64, tag = "5")]
+    pub len: u64,
+    /// Clear suid and sgid.
+    #[prost(bool, tag = "6")]
+    pub kill_suidgid: bool,
+}
+/// Answer to copy_small.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopySmallResponse {
+    /// Bytes that were copied.
+    #[prost(uint64, tag = "1")]
+    pub copied: u64,
+    /// The attributes of the file copied to.
+    #[prost(message, optional, tag = "2")]
     pub attr: Option<Attr>,
 }

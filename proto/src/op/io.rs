@@ -112,6 +112,41 @@ pub struct DfFallocateRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DfFallocateResponse {}
 
+/// One piece of a [`DfCopyRequest`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct CopyExtent {
+    /// The datafile to copy from, of the same server.
+    #[prost(uint64, tag = "1")]
+    pub source: u64,
+    /// First byte there.
+    #[prost(uint64, tag = "2")]
+    pub source_offset: u64,
+    /// First byte in the datafile copied to.
+    #[prost(uint64, tag = "3")]
+    pub physical_offset: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "4")]
+    pub len: u64,
+}
+/// Copies extents of datafiles of one server into a datafile, making it if need be. Holes, and what
+/// lies beyond a source's end, become holes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfCopyRequest {
+    /// The datafile to copy to.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// The pieces, ascending in the datafile copied to, not overlapping.
+    #[prost(message, repeated, tag = "2")]
+    pub pieces: Vec<CopyExtent>,
+}
+/// Answer to df_copy.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DfCopyResponse {
+    /// The server's time of the copy, for the file's mtime.
+    #[prost(sint64, tag = "1")]
+    pub mtime_ns: i64,
+}
+
 /// Where a datafile has data.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DfMapRequest {

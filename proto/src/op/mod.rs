@@ -9,6 +9,7 @@ mod fsck;
 mod io;
 mod meta;
 mod peer;
+mod quota;
 mod session;
 
 pub use file::*;
@@ -16,6 +17,7 @@ pub use fsck::*;
 pub use io::*;
 pub use meta::*;
 pub use peer::*;
+pub use quota::*;
 pub use session::*;
 
 use crate::error::{ErrorCode, PvfsError};
@@ -184,6 +186,16 @@ ops! {
     35 "135" Removexattr "removexattr" RemovexattrRequest RemovexattrResponse Durable;
     /// A writer tells size and mtime without closing.
     36 "136" Report "report" ReportRequest ReportResponse Remembered;
+    /// Sets limits of a user, a group or a directory tree.
+    40 "140" QuotaSet "quota_set" QuotaSetRequest QuotaSetResponse Remembered;
+    /// Usage and limits.
+    41 "141" QuotaGet "quota_get" QuotaGetRequest QuotaGetResponse Harmless;
+    /// Room for a writer of a file under a quota.
+    42 "142" QuotaReserve "quota_reserve" QuotaReserveRequest QuotaReserveResponse Harmless;
+    /// Puts an object into a directory tree that has a quota.
+    43 "143" QuotaMark "quota_mark" QuotaMarkRequest QuotaMarkResponse Durable;
+    /// Copies bytes from one stuffed file into another.
+    44 "144" CopySmall "copy_small" CopySmallRequest CopySmallResponse Durable;
     /// (fsck) a metadata server's records, page by page.
     48 "148" FsckScan "fsck_scan" FsckScanRequest FsckScanResponse Harmless;
     /// Reads a datafile; the bytes come as the body.
@@ -206,6 +218,8 @@ ops! {
     58 "158" DfList "df_list" DfListRequest DfListResponse Harmless;
     /// An I/O server's share of statfs.
     59 "159" IoStatfs "io_statfs" IoStatfsRequest IoStatfsResponse Harmless;
+    /// Copies extents from other datafiles of the same server into a datafile.
+    60 "160" DfCopy "df_copy" DfCopyRequest DfCopyResponse Remembered;
     /// (Between metadata servers) makes a directory object for a dirent elsewhere.
     70 "170" Crdir "crdir" CrdirRequest CrdirResponse Harmless;
     /// (Between metadata servers) changes an object's link count, once per intent.
@@ -216,6 +230,10 @@ ops! {
     73 "173" RenamePeer "rename_peer" RenamePeerRequest RenamePeerResponse Harmless;
     /// (Between metadata servers) how an intent ended.
     74 "174" IntentStatus "intent_status" IntentStatusRequest IntentStatusResponse Harmless;
+    /// (Between metadata servers) tells limits, calls room back, asks for usage.
+    78 "178" QuotaTell "quota_tell" QuotaTellRequest QuotaTellResponse Harmless;
+    /// (Between metadata servers) asks for room.
+    79 "179" QuotaAsk "quota_ask" QuotaAskRequest QuotaAskResponse Harmless;
     /// (Between metadata servers) takes or gives back the lock under which directories change parents.
     80 "180" TreeLock "tree_lock" TreeLockRequest TreeLockResponse Harmless;
 }
@@ -274,7 +292,7 @@ pub struct RequestHead {
     /// What is asked.
     #[prost(
         oneof = "OpRequest",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,148,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
     )]
     pub op: Option<OpRequest>,
 }
@@ -291,7 +309,7 @@ pub struct ResponseHead {
     /// The operation's part; may accompany an error where the operation says so.
     #[prost(
         oneof = "OpResponse",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,148,150,151,152,153,154,155,156,157,158,159,170,171,172,173,174,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
     )]
     pub op: Option<OpResponse>,
 }

@@ -101,6 +101,9 @@ fn suid_and_sgid_after_a_change() {
     assert_eq!(mode_after(&owner, &dir(0o2755), &chown), S_IFDIR | 0o2755);
     let kill = SetAttr { kill_suidgid: true, ..Default::default() };
     assert_eq!(mode_after(&owner, &file(0o6755), &kill), S_IFREG | 0o755);
+    let cut = SetAttr { size: Some(5), ..Default::default() };
+    assert_eq!(mode_after(&owner, &file(0o6755), &cut), S_IFREG | 0o755, "without being told");
+    assert_eq!(mode_after(&Cred::root(), &file(0o6755), &cut), S_IFREG | 0o6755, "root may");
     let chmod = SetAttr { mode: Some(0o2755), ..Default::default() };
     assert_eq!(mode_after(&owner, &file(0o644), &chmod), S_IFREG | 0o2755);
     let stranger = user(10, 1, &[]);
@@ -118,6 +121,10 @@ fn who_may_set_times() {
     let denied = may_setattr(&other, &file(0o666), &explicit);
     assert_eq!(code(denied), Some(ErrorCode::NotPermitted));
     assert!(may_setattr(&other, &file(0o666), &now).is_ok());
+    // One time now and the other left alone is the owner's, as in Linux.
+    let one = SetAttr { mtime: at(true), ..Default::default() };
+    assert_eq!(code(may_setattr(&other, &file(0o666), &one)), Some(ErrorCode::NotPermitted));
+    assert!(may_setattr(&user(10, 1, &[]), &file(0), &one).is_ok());
     assert_eq!(code(may_setattr(&other, &file(0o644), &now)), Some(ErrorCode::Access));
     assert!(may_setattr(&user(10, 1, &[]), &file(0), &explicit).is_ok());
 }

@@ -5,10 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
 mod bench;
 mod coherence;
+mod copies;
 mod counts;
 mod crash;
 mod growth;
 mod posix;
+mod quotas;
+mod rights;
 mod stalled;
 mod start_stop;
 mod strips;
@@ -51,6 +54,17 @@ fn main() -> ExitCode {
             posix::open_unlinked_files_live_on,
             posix::times_have_nanoseconds,
             posix::a_large_directory_is_listed_whole,
+            rights::changes_by_others_clear_suid_and_sgid,
+            rights::sticky_directories_and_times_of_others,
+            rights::access_times,
+            rights::largest_attributes_and_names,
+            rights::file_handles_outlive_the_kernels_memory,
+            copies::cp_of_a_large_file_costs_requests_and_no_bytes,
+            copies::ranges_of_any_kind_are_copied,
+            copies::holes_stay_holes_and_cover_what_was_there,
+            copies::a_copy_ends_early_where_a_server_is_dead,
+            quotas::a_user_meets_the_limit,
+            quotas::a_tree_over_three_metadata_servers,
             stalled::a_waiting_process_can_be_killed,
             stalled::unmount_works_with_dead_servers,
             stalled::a_dead_server_costs_bounded_retries,
