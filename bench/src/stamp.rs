@@ -112,6 +112,6 @@ mod tests {
         assert!(check(tag, 47_016, &buf).is_some_and(|d| d.bytes > 40_000));
         assert!(check(super::tag(7, 0, 1), 47_008, &buf).is_some());
         assert!(check(super::tag(7, 1, 0), 47_008, &buf).is_some());
-        assert!(check(tag, 0, &vec![0; 64]).is_some_and(|d| d.logical_offset == 0));
+        assert!(check(tag, 0, &[0; 64]).is_some_and(|d| d.logical_offset == 0));
     }
 }

@@ -198,7 +198,7 @@ fn disk(
             let fsync = IorArgs { fsync: true, write: true, ..plain };
             variants.push((fsync, [("write", "write-fsync"), ("", "")]));
         }
-        Resource::Fuse if size % 4_096 == 0 => {
+        Resource::Fuse if size.is_multiple_of(4_096) => {
             let direct = IorArgs { direct: true, ..plain };
             variants.push((direct, [("write", "write-direct"), ("read", "read-direct")]));
         }

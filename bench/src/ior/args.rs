@@ -175,7 +175,7 @@ impl IorArgs {
         if self.transfer_size == 0 || self.block_size == 0 || self.segment_count == 0 {
             bail!("-b, -t and -s must be above 0");
         }
-        if self.block_size % self.transfer_size != 0 {
+        if !self.block_size.is_multiple_of(self.transfer_size) {
             bail!(
                 "-b {} is no multiple of -t {}; a block is made of whole transfers",
                 self.block_size,
@@ -193,7 +193,7 @@ impl IorArgs {
         if self.direct && self.api == Api::Pvfs2 {
             bail!("-B is for -a POSIX; the client library has no page cache to go around");
         }
-        if self.direct && self.transfer_size % 512 != 0 {
+        if self.direct && !self.transfer_size.is_multiple_of(512) {
             bail!("-B needs a -t that is a multiple of the disk's blocks, as 4k");
         }
         if self.random
