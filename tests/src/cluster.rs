@@ -317,8 +317,9 @@ impl Cluster {
     /// Every datafile beside every server.
     pub fn all_datafiles(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for i in self.io_servers() {
-            let root = self.servers[i].storage.join("bstreams");
+        // Also those that joined later.
+        for server in self.servers.iter().filter(|s| s.io_range.is_some()) {
+            let root = server.storage.join("bstreams");
             for folder in std::fs::read_dir(root).into_iter().flatten().flatten() {
                 let inside = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
                 // A datafile's name is its handle; side files (checksums) have others.

@@ -20,7 +20,8 @@ pub fn servers_join_an_existing_file_system() {
         write(&mount.path("old/large"), 1);
         fs::write(mount.path("old/small"), b"small").unwrap();
     }
-    let before: Vec<_> = cluster.all_datafiles();
+    let before = cluster.all_datafiles();
+    assert_eq!(before.len(), 2, "{before:?}");
     cluster.add_servers(1, 1);
     let mount = cluster.mount("");
     let added = |path: &Path| fs::metadata(path).unwrap().ino();
