@@ -11,6 +11,7 @@
 //! - [`metrics`]: the servers' own counters
 //! - [`pattern`]: bytes that know where they belong
 //! - [`tree`]: a real source tree of 5,000 files
+//! - [`twin`]: random histories on two mounts, beside a local directory
 //! - [`wait`]: polling instead of sleeping
 #![allow(clippy::unwrap_used, clippy::expect_used)] // this crate is all test: a panic is a verdict
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod mount;
 pub mod pattern;
 pub mod runner;
 pub mod tree;
+pub mod twin;
 pub mod wait;
 
 pub use cluster::{Cluster, Spec};

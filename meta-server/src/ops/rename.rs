@@ -124,7 +124,8 @@ fn is_below_here(server: &MetaServer, r: &RenameRequest, ends: &Ends) -> Result<
 
 impl Ends {
     pub(crate) fn response(&self) -> OpResponse {
-        let other = self.new.target.filter(|t| t.handle != self.moved.handle);
+        // The object itself, where both names are its own: the client must know that both stay.
+        let other = self.new.target;
         OpResponse::Rename(RenameResponse {
             handle: self.moved.handle.0,
             other: other.map_or(0, |t| t.handle.0),

@@ -97,7 +97,7 @@ fn two_names_of_one_object_stay() {
         let f = u.create(1, "f").await.unwrap();
         u.link(f, 1, "g").await.unwrap();
         let before = u.getattr(1).await.unwrap();
-        assert_eq!(u.rename(1, "f", 1, "g").await.unwrap().other, 0);
+        assert_eq!(u.rename(1, "f", 1, "g").await.unwrap().other, f);
         u.rename(1, "f", 1, "f").await.unwrap();
         assert_eq!(u.names(1).await, ["f", "g"]);
         assert_eq!(u.getattr(1).await.unwrap(), before);

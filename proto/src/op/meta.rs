@@ -291,7 +291,7 @@ pub struct RenameResponse {
     /// The object that moved.
     #[prost(uint64, tag = "1")]
     pub handle: u64,
-    /// The object that was replaced (or exchanged); 0: none.
+    /// The object that was replaced (or exchanged); 0: none; `handle`: both names are its, and stay.
     #[prost(uint64, tag = "2")]
     pub other: u64,
 }

@@ -15,6 +15,7 @@ mod rights;
 mod stalled;
 mod start_stop;
 mod strips;
+mod twin;
 mod wire;
 
 use std::process::ExitCode;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
             coherence::without_caches_at_once_over_three_metadata_servers,
             coherence::with_caches_within_the_timeouts,
             coherence::with_caches_within_the_timeouts_over_three_metadata_servers,
+            twin::one_metadata_server,
+            twin::three_metadata_servers,
+            twin::three_metadata_servers_and_kills,
             counts::a_create_is_one_request,
             counts::open_read_close_of_a_small_file_is_at_most_two,
             counts::one_mebibyte_over_four_servers_is_one_request_to_each,

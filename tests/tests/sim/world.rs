@@ -12,13 +12,13 @@ use pvfs2_meta::server::{MetaConfig, MetaServer, PeerConfig};
 use pvfs2_proto::env::{Clock, Env};
 use pvfs2_proto::{ClusterMap, Dist, HandleRange, ServerEntry, ServerId};
 use pvfs2_server_core::metrics::Metrics;
-use pvfs2_server_core::service::{ServiceConfig, SessionService};
+use pvfs2_server_core::service::{OpHandler, ServiceConfig, SessionService};
 use pvfs2_trove::bstreams::memory::MemDisk;
 use pvfs2_trove::collection::MemCollection;
 use pvfs2_trove::{Bstreams, Collection};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
@@ -53,6 +53,8 @@ struct Place {
     collection: MemCollection,
     disk: MemDisk,
     running: Option<JoinHandle<()>>,
+    /// The metadata server of the last start.
+    meta: Rc<RefCell<Weak<MetaServer>>>,
 }
 
 /// The cluster.
@@ -74,6 +76,7 @@ impl World {
             collection: MemCollection::default(),
             disk: MemDisk::default(),
             running: None,
+            meta: Rc::default(),
         };
         let places = RefCell::new((0..map.servers.len()).map(place).collect());
         let world = Rc::new(World { net, env, map, places, begin });
@@ -113,6 +116,7 @@ impl World {
         let (map, env) = (self.map.clone(), self.env.clone());
         let (backing, disk, net) = (place.collection.clone(), place.disk.clone(), self.net.clone());
         let listener = net.listen(self.alias(i));
+        let seen = place.meta.clone();
         let id = i as ServerId;
         let own = LocalSet::new();
         own.spawn_local(async move {
@@ -139,6 +143,7 @@ impl World {
                 };
                 let server = MetaServer::open(meta, PeerConfig { key: None, mem: Some(net) })
                     .expect("meta server");
+                *seen.borrow_mut() = Arc::downgrade(&server);
                 let durable = server.durable_sessions();
                 let service = Arc::new(
                     SessionService::new(server.clone(), config(Some(durable))).expect("sessions"),
@@ -234,6 +239,23 @@ impl World {
                 self.boot(i);
             }
         }
+    }
+
+    /// Waits until the metadata servers hold so many objects together.
+    pub async fn assert_objects(&self, want: u64) {
+        let count = || -> u64 {
+            let places = self.places.borrow();
+            let metas = places.iter().filter_map(|p| p.meta.borrow().upgrade());
+            let gauges = metas.flat_map(|m| m.gauges());
+            gauges.filter(|(name, _)| *name == "objects").map(|(_, n)| n).sum()
+        };
+        for _ in 0..600 {
+            if count() == want {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        panic!("{} objects on the metadata servers, {want} have names", count());
     }
 
     /// Waits until the reapers have removed every datafile.
