@@ -38,6 +38,10 @@ impl Acache {
     pub fn get(&self, handle: Handle, now_ns: i64) -> Option<Attr> {
         self.map.get(&handle.0, now_ns)
     }
+    /// See [`TimedMap::left_ns`].
+    pub fn left_ns(&self, handle: Handle, now_ns: i64) -> Option<u64> {
+        self.map.left_ns(&handle.0, now_ns)
+    }
     /// Size of `handle`, if its attributes are fresh.
     pub fn size(&self, handle: Handle, now_ns: i64) -> Option<u64> {
         self.map.view(&handle.0, now_ns, |attr| attr.size)

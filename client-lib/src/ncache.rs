@@ -45,6 +45,10 @@ impl Ncache {
     pub fn get(&self, dir: Handle, name: &Bytes, now_ns: i64) -> Option<Cached> {
         self.map.is_on().then(|| self.map.get(&(dir.0, name.clone()), now_ns)).flatten()
     }
+    /// See [`TimedMap::left_ns`].
+    pub fn left_ns(&self, dir: Handle, name: &Bytes, now_ns: i64) -> Option<u64> {
+        self.map.is_on().then(|| self.map.left_ns(&(dir.0, name.clone()), now_ns)).flatten()
+    }
     /// See [`TimedMap::epoch`].
     pub fn epoch(&self, dir: Handle, name: &Bytes) -> u64 {
         if self.map.is_on() { self.map.epoch(&(dir.0, name.clone())) } else { 0 }

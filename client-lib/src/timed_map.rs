@@ -70,6 +70,15 @@ impl<K: Eq + Hash + Clone, V: Clone> TimedMap<K, V> {
         shard.map.get(key).filter(|e| now_ns < e.until_ns).map(|e| f(&e.value))
     }
 
+    /// How long the value still lives: 0 when its time has come; `None`: there is none.
+    pub fn left_ns(&self, key: &K, now_ns: i64) -> Option<u64> {
+        if !self.is_on() {
+            return None;
+        }
+        let shard = self.shard(key).lock();
+        shard.map.get(key).map(|e| u64::try_from(e.until_ns - now_ns).unwrap_or(0))
+    }
+
     /// What to hand to [`TimedMap::insert_since`]; read before the question is sent.
     pub fn epoch(&self, key: &K) -> u64 {
         if self.is_on() { self.shard(key).lock().epoch } else { 0 }
@@ -176,6 +185,17 @@ mod tests {
         m.insert_since(m.epoch(&1), 1, "a", 0);
         assert_eq!(m.get(&1, 9 * MS), Some("a"));
         assert_eq!(m.get(&1, 10 * MS), None);
+    }
+
+    #[test]
+    fn what_is_left_of_an_entrys_time() {
+        let m = TimedMap::new(10, 100);
+        assert_eq!(m.left_ns(&1, 0), None);
+        m.upsert(1, 0, |_| Some("a"));
+        assert_eq!(m.left_ns(&1, 3 * MS), Some(7_000_000));
+        m.update(&1, |v| *v = "b");
+        assert_eq!(m.left_ns(&1, 10 * MS), Some(0));
+        assert_eq!(m.left_ns(&1, 99 * MS), Some(0));
     }
 
     #[test]

@@ -37,6 +37,8 @@ struct Page {
     entries: Vec<Dirent>,
     end: bool,
     parent: u64,
+    /// When it was asked for.
+    asked_ns: i64,
 }
 
 impl DirHandle {
@@ -57,6 +59,10 @@ impl ReaddirPage {
     /// The entries, in cursor order, without "." and "..".
     pub fn entries(&self) -> &[Dirent] {
         &self.page.entries[self.from..]
+    }
+    /// When the server was asked for them; what they say can be as old as that.
+    pub fn asked_ns(&self) -> i64 {
+        self.page.asked_ns
     }
     /// Nothing follows these entries.
     pub fn is_end(&self) -> bool {
@@ -110,6 +116,7 @@ impl Readdir {
         let server = cx.meta_server(dir)?;
         self.drops = (client.ncache().drops(), client.acache().drops());
         self.closes = client.opens().closes();
+        let asked_ns = cx.now_ns();
         let request =
             ReaddirRequest { dir: dir.0, cursor: self.cursor, max: READDIR_MAX, plus: self.plus };
         let answer =
@@ -121,6 +128,7 @@ impl Readdir {
             entries: answer.entries,
             end: answer.end,
             parent: answer.parent,
+            asked_ns,
         };
         if !self.plus || !self.missing {
             for e in &mut page.entries {

@@ -43,7 +43,7 @@ fn answer(
             reply.ok();
         }
         (Out::Plus(mut reply), Ok(page)) => {
-            let (inodes, ttl) = (shared.inodes.as_ref(), shared.ttl.both);
+            let (inodes, ttl) = (shared.inodes.as_ref(), shared.page_ttl(page.asked_ns()));
             let mut sink = PlusSink { reply: &mut reply, inodes, ttl };
             fill(&mut sink, page.entries(), position, (dir.dir, page.parent()), inodes);
             reply.ok();

@@ -65,7 +65,12 @@ impl PvfsFs {
         options: &MountOptions,
         inval: mpsc::Sender<Inval>,
     ) -> PvfsFs {
-        let shared = Shared::new(inodes, Ttl::new(options.acache_ms, options.ncache_ms), inval);
+        let shared = Shared::new(
+            client.clone(),
+            inodes,
+            Ttl::new(options.acache_ms, options.ncache_ms),
+            inval,
+        );
         PvfsFs {
             dispatch: Dispatch::new(client, background),
             shared: Arc::new(shared),
@@ -124,15 +129,13 @@ impl Filesystem for PvfsFs {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEntry) {
-        let (dir, answer) = (self.handle(parent), self.shared.looked_up(reply));
+        let (dir, name) = (self.handle(parent), name(child));
+        let answer = self.shared.looked_up(dir, name.clone(), reply);
         // The kernel asks for these two when it was given a file handle of what it has forgotten.
         match child.as_bytes() {
             b"." => self.dispatch.run(req, Getattr::new(dir), answer),
             b".." => self.dispatch.run(req, Parent::new(dir), answer),
-            child => {
-                let machine = Lookup::new(dir, Bytes::copy_from_slice(child));
-                self.dispatch.run(req, machine, answer);
-            }
+            _ => self.dispatch.run(req, Lookup::new(dir, name), answer),
         }
     }
 

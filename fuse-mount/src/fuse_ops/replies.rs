@@ -4,11 +4,12 @@
 use super::Shared;
 use crate::attrs::{file_attr, negative_entry};
 use crate::dispatch::errno;
+use bytes::Bytes;
 use fuser::{
     Errno, Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyXattr,
 };
 use pvfs2_client::sys::StatfsOut;
-use pvfs2_proto::{Attr, ErrorCode, Result};
+use pvfs2_proto::{Attr, ErrorCode, Handle, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,26 +40,54 @@ impl Ttl {
     }
 }
 
+/// A life that is cut by what is left of a cached one.
+fn shorter(life: Duration, left_ns: Option<u64>) -> Duration {
+    left_ns.map_or(life, |ns| life.min(Duration::from_nanos(ns)))
+}
+
 impl Shared {
-    /// Counts the lookup and answers an entry.
-    fn entry(&self, attr: &Attr, reply: ReplyEntry) {
+    fn now_ns(&self) -> i64 {
+        self.client.env().now_ns()
+    }
+
+    /// Life of attributes: what came out of the acache lives in the kernel only as long as there.
+    fn attr_ttl(&self, handle: Handle) -> Duration {
+        shorter(self.ttl.attr, self.client.acache().left_ns(handle, self.now_ns()))
+    }
+
+    /// Life of a name, likewise.
+    fn entry_ttl(&self, dir: Handle, name: &Bytes) -> Duration {
+        shorter(self.ttl.entry, self.client.ncache().left_ns(dir, name, self.now_ns()))
+    }
+
+    /// Life of what a directory's page says that was asked for at `asked_ns`.
+    pub(crate) fn page_ttl(&self, asked_ns: i64) -> Duration {
+        let age_ns = u64::try_from(self.now_ns() - asked_ns).unwrap_or(0);
+        self.ttl.both.saturating_sub(Duration::from_nanos(age_ns))
+    }
+
+    /// Counts the lookup and answers an entry whose name lives for `name_ttl`.
+    fn entry(&self, attr: &Attr, name_ttl: Duration, reply: ReplyEntry) {
         let handle = attr.handle();
         self.inodes.remember(handle);
         let file = file_attr(attr, self.inodes.ino(handle));
-        reply.entry_with_ttls(&self.ttl.attr, &self.ttl.entry, &file, GENERATION);
+        reply.entry_with_ttls(&self.attr_ttl(handle), &name_ttl, &file, GENERATION);
     }
 
     /// Answers a lookup; a name that does not exist may be remembered as such.
     pub(crate) fn looked_up(
         self: &Arc<Self>,
+        dir: Handle,
+        name: Bytes,
         reply: ReplyEntry,
     ) -> impl FnOnce(Result<Attr>) + Send + 'static {
         let shared = self.clone();
         move |result| match result {
-            Ok(attr) => shared.entry(&attr, reply),
+            Ok(attr) => shared.entry(&attr, shared.entry_ttl(dir, &name), reply),
             Err(e) if e.code == ErrorCode::NotFound && !shared.ttl.entry.is_zero() => {
                 let none = negative_entry();
-                reply.entry_with_ttls(&Duration::ZERO, &shared.ttl.entry, &none, GENERATION);
+                let ttl = shared.entry_ttl(dir, &name);
+                reply.entry_with_ttls(&Duration::ZERO, &ttl, &none, GENERATION);
             }
             Err(e) => reply.error(errno("lookup", &e)),
         }
@@ -74,7 +103,7 @@ impl Shared {
         move |result| {
             shared.changed();
             match result {
-                Ok(attr) => shared.entry(&attr, reply),
+                Ok(attr) => shared.entry(&attr, shared.ttl.entry, reply),
                 Err(e) => reply.error(errno(op, &e)),
             }
         }
@@ -90,7 +119,7 @@ impl Shared {
         move |result| match result {
             Ok(attr) => {
                 let file = file_attr(&attr, shared.inodes.ino(attr.handle()));
-                reply.attr(&shared.ttl.attr, &file);
+                reply.attr(&shared.attr_ttl(attr.handle()), &file);
             }
             Err(e) => reply.error(errno(op, &e)),
         }
@@ -210,6 +239,11 @@ mod tests {
 
     #[test]
     fn one_life_for_both_is_the_shorter() {
+        let left = |ns| shorter(Duration::from_secs(1), ns);
+        assert_eq!(left(None), Duration::from_secs(1));
+        assert_eq!(left(Some(0)), Duration::ZERO);
+        assert_eq!(left(Some(7)), Duration::from_nanos(7));
+        assert_eq!(left(Some(u64::MAX)), Duration::from_secs(1));
         let ttl = Ttl::new(1_000, 0);
         assert_eq!((ttl.both, ttl.attr), (Duration::ZERO, Duration::from_secs(1)));
     }

@@ -7,13 +7,14 @@ use crate::inodes::Inodes;
 use crate::mount::Inval;
 use crate::open_files::OpenMap;
 use parking_lot::Mutex;
-use pvfs2_client::OpenFile;
 use pvfs2_client::sys::StatfsOut;
+use pvfs2_client::{Client, OpenFile};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 /// What replies need, also on the background thread.
 pub(crate) struct Shared {
+    pub(crate) client: Arc<Client>,
     pub(crate) inodes: Arc<Inodes>,
     pub(crate) files: OpenMap<Opened>,
     pub(crate) dirs: OpenMap<DirHandle>,
@@ -35,10 +36,15 @@ pub(crate) struct Opened {
 
 impl Shared {
     /// Nothing known, nothing open.
-    pub(crate) fn new(inodes: Arc<Inodes>, ttl: Ttl, inval: mpsc::Sender<Inval>) -> Shared {
+    pub(crate) fn new(
+        client: Arc<Client>,
+        inodes: Arc<Inodes>,
+        ttl: Ttl,
+        inval: mpsc::Sender<Inval>,
+    ) -> Shared {
         let (files, dirs) = (OpenMap::default(), OpenMap::default());
         let (changes, space) = (AtomicU64::new(0), Mutex::new(None));
-        Shared { inodes, files, dirs, ttl, changes, inval, space }
+        Shared { client, inodes, files, dirs, ttl, changes, inval, space }
     }
 
     /// This mount has changed something.
