@@ -8,9 +8,10 @@
 //! Invariants: a batch waits at most [`FLUSH_EVERY`] or until it has [`BATCH_MAX`] files;
 //! [`Background::shutdown`] sends what is pending and says goodbye, within a bounded time.
 use crate::client::Client;
+use crate::locks::Job;
 use crate::machine::{Machine, OpState, drive_now, run};
 use crate::open_table::OpenFile;
-use crate::sys::{Release, ReleaseBatch};
+use crate::sys::{GiveBack, Release, ReleaseBatch};
 use parking_lot::Mutex;
 use pvfs2_bmi::call::Net;
 use pvfs2_bmi::client::{AsyncNet, BlockingNet};
@@ -36,11 +37,11 @@ pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Work for the thread: called there, with what it has.
-type Job<N> = Box<dyn FnOnce(Rc<Worker<N>>) -> LocalFuture + Send>;
+type Task<N> = Box<dyn FnOnce(Rc<Worker<N>>) -> LocalFuture + Send>;
 
 /// An order to the worker.
 enum Order<N: Net> {
-    Job(Job<N>),
+    Run(Task<N>),
     Release(Arc<OpenFile>),
     Stop,
 }
@@ -149,6 +150,16 @@ impl<N: Net + 'static> Worker<N> {
         });
     }
 
+    /// Gives a lock back. Nobody waits for it: with its session, every lock ends.
+    fn give_back(self: &Rc<Self>, job: Job) {
+        let worker = self.clone();
+        spawn_local(async move {
+            let mut op = OpState::own(&worker.client);
+            // Logged where it failed.
+            let _ = run(&mut GiveBack::new(job), &mut op, &worker.client, &*worker.net).await;
+        });
+    }
+
     async fn until_idle(&self) {
         while self.running.get() > 0 {
             let idle = self.idle.notified();
@@ -179,8 +190,9 @@ impl<N: Net + 'static> Worker<N> {
             };
             tokio::select! {
                 biased;
+                job = self.client.locks().next_job() => self.give_back(job),
                 order = orders.recv() => match order {
-                    Some(Order::Job(job)) => self.spawn(job(self.clone())),
+                    Some(Order::Run(job)) => self.spawn(job(self.clone())),
                     Some(Order::Release(file)) => self.release(file),
                     Some(Order::Stop) | None => return self.stop().await,
                 },
@@ -246,7 +258,7 @@ impl Background {
     ) {
         let cell = Arc::new(Mutex::new(Some(done)));
         let inside = cell.clone();
-        let job: Job<AsyncNet> = Box::new(move |worker| {
+        let job: Task<AsyncNet> = Box::new(move |worker| {
             Box::pin(async move {
                 let result = run(&mut machine, &mut op, &worker.client, &*worker.net).await;
                 if let Some(done) = inside.lock().take() {
@@ -254,7 +266,7 @@ impl Background {
                 }
             })
         });
-        if self.orders.0.send(Order::Job(job)).is_err()
+        if self.orders.0.send(Order::Run(job)).is_err()
             && let Some(done) = cell.lock().take()
         {
             done(Err(stopped()));
@@ -304,12 +316,12 @@ impl Background {
         Fut: Future<Output = Result<T>> + 'static,
     {
         let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        let job: Job<AsyncNet> = Box::new(move |worker| {
+        let job: Task<AsyncNet> = Box::new(move |worker| {
             Box::pin(async move {
                 let _ = tx.send(program(worker).await);
             })
         });
-        self.orders.0.send(Order::Job(job)).map_err(|_| stopped())?;
+        self.orders.0.send(Order::Run(job)).map_err(|_| stopped())?;
         rx.recv().unwrap_or_else(|_| Err(stopped()))
     }
 

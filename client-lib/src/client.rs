@@ -5,6 +5,7 @@
 //!
 //! Invariant: nothing here waits; every lock is held for a look-up only.
 use crate::acache::Acache;
+use crate::locks::LockTable;
 use crate::metrics::Metrics;
 use crate::ncache::Ncache;
 use crate::open_table::OpenTable;
@@ -12,8 +13,8 @@ use pvfs2_bmi::auth::ClusterKey;
 use pvfs2_bmi::client::{ClientOptions, ClientShared, SessionEvents};
 use pvfs2_bmi::mem::MemNetwork;
 use pvfs2_proto::env::Env;
-use pvfs2_proto::op::{Notice, OpenState};
-use pvfs2_proto::{ClusterMap, Handle, ServerId};
+use pvfs2_proto::op::{LockState, Notice, OpenState};
+use pvfs2_proto::{ClusterMap, ErrorCode, Handle, PvfsError, ServerId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -107,11 +108,32 @@ struct Known {
     ncache: Ncache,
     acache: Acache,
     opens: OpenTable,
+    locks: Arc<LockTable>,
 }
 
 impl SessionEvents for Known {
     fn opens_of(&self, server: ServerId) -> Vec<OpenState> {
         self.opens.opens_of(&self.map, server)
+    }
+    fn locks_of(&self, server: ServerId) -> Vec<LockState> {
+        self.locks.locks_of(&self.map, server)
+    }
+    fn locks_lost(&self, server: ServerId, locks: Vec<LockState>) {
+        tracing::warn!(
+            server = self.map.alias(server),
+            locks = locks.len(),
+            "locks were lost: the server had not heard of this client for longer than its lease, and \
+             others may have had them; whoever held one gets EIO at its next flush or fsync"
+        );
+        self.locks.lost(&locks);
+        for lock in locks {
+            if let Some(file) = self.opens.get(Handle(lock.handle)) {
+                file.set_error(PvfsError::new(
+                    ErrorCode::Io,
+                    format!("a lock on file {} was lost", Handle(lock.handle)),
+                ));
+            }
+        }
     }
     fn lost(&self, server: ServerId, handles: Vec<u64>) {
         if !handles.is_empty() {
@@ -128,11 +150,13 @@ impl SessionEvents for Known {
         tracing::info!(server = self.map.alias(server), "the server has restarted");
         self.ncache.clear();
         self.acache.clear();
+        self.locks.wake_all();
     }
     fn notice(&self, server: ServerId, notice: Notice) {
         if notice.draining {
             tracing::info!(server = self.map.alias(server), "the server is about to stop");
         }
+        self.locks.wake(&notice.lock_ids);
         for &handle in notice.invalidate.iter().chain(&notice.recall) {
             self.acache.drop_handle(Handle(handle));
             if let Some(file) = self.opens.get(Handle(handle)) {
@@ -162,6 +186,7 @@ impl Client {
             ncache: Ncache::new(config.ncache_ms),
             acache: Acache::new(config.acache_ms),
             opens: OpenTable::default(),
+            locks: Arc::default(),
         });
         let shared = ClientShared::new(config.network(), known.clone());
         // Ids of one client follow each other; their upper half tells clients apart in traces.
@@ -196,6 +221,10 @@ impl Client {
     /// What is open.
     pub fn opens(&self) -> &OpenTable {
         &self.known.opens
+    }
+    /// What is locked.
+    pub fn locks(&self) -> &Arc<LockTable> {
+        &self.known.locks
     }
     /// Counters and latencies.
     pub fn metrics(&self) -> &Metrics {

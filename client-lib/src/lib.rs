@@ -13,6 +13,7 @@
 //! - [`attrs`][]: attributes with the size made exact
 //! - [`io_plan`][]: a range of a file as extents of datafiles
 //! - [`open_table`][]: what is open, and what this client wrote and has not yet reported
+//! - [`locks`][]: what is locked, and what is still to be given back
 //! - [`ncache`], [`acache`][]: names and attributes
 //! - [`timed_map`][]: the bounded map with timeouts under both caches
 //! - [`background`][]: the thread for what no program waits for
@@ -22,6 +23,7 @@ pub mod attrs;
 pub mod background;
 pub mod client;
 pub mod io_plan;
+pub mod locks;
 pub mod machine;
 pub mod metrics;
 pub mod ncache;

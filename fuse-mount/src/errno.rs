@@ -45,6 +45,8 @@ pub fn to_errno(code: ErrorCode) -> i32 {
         ErrorCode::Loop => libc::ELOOP,
         ErrorCode::TooBig => libc::E2BIG,
         ErrorCode::Deadlock => libc::EDEADLK,
+        ErrorCode::Locked => libc::EAGAIN,
+        ErrorCode::NoLocks => libc::ENOLCK,
         // Never leaves the dispatcher, which sends the operation to the background.
         ErrorCode::Stalled => libc::EIO,
     }
@@ -92,6 +94,8 @@ pub fn text(code: ErrorCode) -> &'static str {
         ErrorCode::Loop => "too many symlinks, or a symlink where none may be",
         ErrorCode::TooBig => "the argument is too large",
         ErrorCode::Deadlock => "the lock would deadlock",
+        ErrorCode::Locked => "another owner holds a lock on these bytes",
+        ErrorCode::NoLocks => "this client has too many locks",
         ErrorCode::Stalled => "the answer is late; the operation goes on in the background",
     }
 }
@@ -128,6 +132,7 @@ pub fn errno_name(errno: i32) -> &'static str {
         (libc::ELOOP, "ELOOP"),
         (libc::E2BIG, "E2BIG"),
         (libc::EDEADLK, "EDEADLK"),
+        (libc::ENOLCK, "ENOLCK"),
     ];
     NAMES.iter().find(|(n, _)| *n == errno).map_or("?", |(_, name)| name)
 }

@@ -121,6 +121,13 @@ pub enum Inval {
         /// Bytes.
         len: u64,
     },
+    /// All pages and attributes of a file, and then this is called.
+    Then {
+        /// The file.
+        ino: fuser::INodeNo,
+        /// What waits for it.
+        then: Box<dyn FnOnce() + Send>,
+    },
     /// Nothing more: the mount has ended (operations that still wait in the background hold the
     /// sender, so its end tells nothing).
     End,
@@ -341,6 +348,10 @@ fn invalidate(jobs: &mpsc::Receiver<Inval>, notifier: &Notifier) {
         match job {
             Inval::Data { ino, logical_offset, len } => {
                 tell(ino, signed(logical_offset), signed(len));
+            }
+            Inval::Then { ino, then } => {
+                tell(ino, 0, 0);
+                then();
             }
             Inval::End => return,
         }

@@ -40,7 +40,7 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
@@ -91,6 +91,8 @@ pub struct MountOptions {
     pub stall_ms: Option<u32>,
     /// `spin-us`: how long a FUSE thread polls a socket before it sleeps on it.
     pub spin_us: Option<u32>,
+    /// `locks`: fcntl and flock locks hold in the whole cluster, or between this mount's processes.
+    pub cluster_locks: bool,
     /// `hard` (wait for ever) / `soft` (give up after the retries).
     pub hard: bool,
     /// `retry-limit`; not said: the cluster's.
@@ -127,6 +129,7 @@ impl Default for MountOptions {
             threads: None,
             stall_ms: None,
             spin_us: None,
+            cluster_locks: true,
             hard: false,
             retry_limit: None,
             retry_delay_ms: None,
@@ -243,6 +246,19 @@ impl MountOptions {
             "threads" => self.threads = Some(number("threads", value, 1, 1_024)? as usize),
             "stall-ms" => self.stall_ms = Some(number("stall-ms", value, 1, 60_000)? as u32),
             "spin-us" => self.spin_us = Some(number("spin-us", value, 0, 1_000_000)? as u32),
+            "locks" => {
+                self.cluster_locks = match value {
+                    "cluster" => true,
+                    "local" => false,
+                    _ => {
+                        return Err(OptionError::BadValue {
+                            name: "locks",
+                            value: value.to_string(),
+                            why: "it is 'cluster' or 'local'",
+                        });
+                    }
+                }
+            }
             "retry-limit" => {
                 self.retry_limit =
                     Some(number("retry-limit", value, 0, u64::from(u32::MAX))? as u32);
@@ -273,6 +289,7 @@ const VALUED: &[&str] = &[
     "threads",
     "stall-ms",
     "spin-us",
+    "locks",
     "retry-limit",
     "retry-delay-ms",
     "max-write",

@@ -8,6 +8,7 @@
 //! - [`keys`]: every key and value of the keyval
 //! - [`store`]: typed access to them; changes; handles to give out
 //! - [`opens`]: who has which file open
+//! - [`locks`]: who has locked which bytes
 //! - `acl`: setting POSIX ACLs
 //! - `names`: what every operation on a name begins with
 //! - [`layouts`]: distribution and I/O servers of a new file
@@ -21,6 +22,7 @@ pub mod intents;
 pub mod keys;
 pub mod layouts;
 mod linger;
+pub mod locks;
 mod names;
 pub mod opens;
 mod ops;

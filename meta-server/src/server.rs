@@ -7,6 +7,7 @@
 //!
 //! Owner of: the keyval's content, the open table, the layout turn. Place in the walks: between
 //! `server_core::service` and the operations' files.
+use crate::locks::{Event, LockTable};
 use crate::opens::OpenTable;
 use crate::store::Store;
 use crate::{keys, ops};
@@ -15,13 +16,13 @@ use pvfs2_bmi::client::{AsyncNet, ClientOptions, ClientShared, NoEvents};
 use pvfs2_bmi::mem::MemNetwork;
 use pvfs2_bmi::service::Body;
 use pvfs2_proto::env::Env;
-use pvfs2_proto::op::{Op, OpRequest, OpResponse, OpenState, Repeat};
+use pvfs2_proto::op::{LockState, Notice, Op, OpRequest, OpResponse, OpenState, Repeat};
 use pvfs2_proto::{
     Attr, AttrFlags, ClusterMap, ErrorCode, Handle, HandleRange, PvfsError, Result, ServerId,
 };
 use pvfs2_server_core::peer::{NetPeers, Peers};
 use pvfs2_server_core::scheduler::{Mode, Scheduler};
-use pvfs2_server_core::service::{Answer, OpCx, OpHandler};
+use pvfs2_server_core::service::{Answer, Notifier, OpCx, OpHandler};
 use pvfs2_server_core::session::DurableSessions;
 use pvfs2_trove::Collection;
 use pvfs2_trove::bstreams::Bstreams;
@@ -71,6 +72,8 @@ pub struct MetaServer {
     pub(crate) bstreams: Option<Arc<Bstreams>>,
     pub(crate) sched: Scheduler,
     pub(crate) opens: RefCell<OpenTable>,
+    pub(crate) locks: RefCell<LockTable>,
+    notifier: RefCell<Option<Notifier>>,
     pub(crate) in_grace: Cell<bool>,
     /// Files whose size is being asked of their datafiles, or shall be after the grace time.
     pub(crate) settling: RefCell<HashSet<Handle>>,
@@ -145,6 +148,7 @@ impl MetaServer {
             .then(|| (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
         let base = u64::from(id + 1) << INTENT_SHIFT;
         let store = Store::open(collection.clone(), env.clone(), range, base, root, clean_stop)?;
+        let locks = RefCell::new(LockTable::new(env.now_ns().max(1) as u64));
         let server = Arc::new_cyclic(|me| MetaServer {
             id,
             index,
@@ -156,6 +160,8 @@ impl MetaServer {
             bstreams,
             sched: Scheduler::new(),
             opens: RefCell::default(),
+            locks,
+            notifier: RefCell::default(),
             in_grace: Cell::new(true),
             settling: RefCell::default(),
             young: RefCell::default(),
@@ -259,6 +265,13 @@ impl MetaServer {
         self.me.upgrade()
     }
 
+    /// Tells a session something unasked.
+    pub(crate) fn notify(&self, session: u64, notice: Notice) {
+        if let Some(notifier) = &*self.notifier.borrow() {
+            notifier(session, notice);
+        }
+    }
+
     /// Counts files, for `round_robin`.
     pub(crate) fn next_turn(&self) -> u64 {
         let turn = self.turn.get();
@@ -337,6 +350,8 @@ impl MetaServer {
             OpRequest::Open(r) => ops::open::open(self, cx, r).await,
             OpRequest::Release(r) => ops::release::release(self, cx, r).await,
             OpRequest::Report(r) => ops::report::report(self, cx, r).await,
+            OpRequest::Lock(r) => ops::lock::lock(self, cx, r),
+            OpRequest::Getlk(r) => ops::getlk::getlk(self, cx, r),
             OpRequest::ReadSmall(r) => ops::read_small::read_small(self, cx, r).await,
             OpRequest::WriteSmall(r) => ops::write_small::write_small(self, cx, r, body).await,
             OpRequest::Append(r) => ops::append::append(self, cx, r, body).await,
@@ -398,7 +413,7 @@ impl MetaServer {
 
 /// Whether an operation may change something that `sync_meta` promises to be on disk.
 fn changes(op: Op) -> bool {
-    op.repeat() != Repeat::Harmless
+    op.repeat() != Repeat::Harmless && op != Op::Lock
 }
 
 impl OpHandler for MetaServer {
@@ -411,7 +426,12 @@ impl OpHandler for MetaServer {
         Ok(answer)
     }
 
+    fn attach(&self, notifier: Notifier) {
+        *self.notifier.borrow_mut() = Some(notifier);
+    }
+
     fn session_ended(&self, session: u64) {
+        self.lock_step(Event::EndSession(session));
         if let Err(e) = self.forget_appends(session) {
             tracing::error!(session, "cannot remove notes of appends: {e}");
         }
@@ -443,6 +463,10 @@ impl OpHandler for MetaServer {
         lost
     }
 
+    fn reclaim_locks(&self, session: u64, locks: &[LockState], allowed: bool) -> Vec<LockState> {
+        self.reclaim_held(session, locks, allowed)
+    }
+
     fn answered_before(&self, session: u64, op: &OpRequest, response: &OpResponse) {
         let (OpRequest::Create(r), OpResponse::Create(made)) = (op, response) else { return };
         let Some(handle) = made.attr.as_ref().map(Attr::handle) else { return };
@@ -454,6 +478,7 @@ impl OpHandler for MetaServer {
 
     fn grace_ended(&self) {
         self.in_grace.set(false);
+        self.lock_step(Event::GraceEnded);
         for handle in self.settling.take() {
             self.settle_later(handle);
         }

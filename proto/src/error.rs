@@ -104,6 +104,10 @@ codes! {
     /// The answer did not come while the caller's thread could wait; the operation goes on
     /// elsewhere. Never crosses the wire.
     Stalled = 36,
+    /// Another owner holds a lock on these bytes (EAGAIN).
+    Locked = 40,
+    /// Too many locks (ENOLCK).
+    NoLocks = 41,
 }
 
 impl fmt::Display for ErrorCode {

@@ -7,6 +7,7 @@
 //! - [`attr`]: attributes as stored and as sent
 //! - [`dist`][mod@dist]: distributions (logical to physical offsets)
 //! - [`layout`]: which I/O servers a new file uses
+//! - [`lock`]: byte-range locks of one owner
 //! - [`op`]: the operations and their messages
 //! - [`frame`]: the 32-byte header and its checks
 //! - [`cluster`]: the map of servers that clients receive from `get_config`
@@ -21,6 +22,7 @@ pub mod frame;
 pub mod handle;
 pub mod layout;
 pub mod limits;
+pub mod lock;
 pub mod op;
 
 pub use attr::{Attr, AttrFlags, FileLayout, SetAttr, TimeSpec};
@@ -28,3 +30,4 @@ pub use cluster::{ClusterMap, ServerEntry, ServerId};
 pub use dist::Dist;
 pub use error::{ErrorCode, PvfsError, Result};
 pub use handle::{Handle, HandleRange};
+pub use lock::{Held, HeldList, LOCK_END, LockRange};

@@ -39,3 +39,5 @@ pub const IO_EXTENTS_MAX: usize = 65_536;
 pub const IO_BYTES_MAX: u64 = 64 << 20;
 /// Datahandles that one df_stat, df_sync, df_remove or df_list holds at most.
 pub const DATAHANDLES_MAX: usize = 16_384;
+/// Byte-range locks that one session may hold or wait for on one metadata server.
+pub const LOCKS_PER_SESSION_MAX: usize = 65_536;

@@ -7,9 +7,11 @@
 //! - [`peer`]: a server as a client of others
 //! - [`prelude`]: access checks
 //! - [`scheduler`]: readers share, writers exclude, per handle
+//! - [`combined`]: both servers in one process
 //! - [`service`]: from the network to an operation
 //! - [`session`]: the session table with slots and kept replies
 pub mod acl;
+pub mod combined;
 pub mod fsck;
 pub mod management;
 pub mod metrics;

@@ -8,6 +8,7 @@
 //!   it does not finish at its first poll, it goes on as a task of its own;
 //! - its reply is kept before it is sent;
 //! - operations between servers are taken only from sessions of servers.
+pub use crate::combined::CombinedHandler;
 use crate::metrics::Metrics;
 use crate::session::{Admission, DurableSessions, SessionTable};
 use bytes::Bytes;
@@ -17,9 +18,9 @@ use pvfs2_bmi::service::{Body, Conn, Incoming, OutBody, Outgoing, Service};
 use pvfs2_proto::env::Env;
 use pvfs2_proto::limits::SESSION_SLOTS;
 use pvfs2_proto::op::{
-    Cred, GetConfigResponse, GoodbyeResponse, HelloRequest, HelloResponse, Notice, Op, OpRequest,
-    OpResponse, OpenState, PingResponse, ReclaimRequest, ReclaimResponse, RenewResponse, Repeat,
-    RequestHead, ResponseHead,
+    Cred, GetConfigResponse, GoodbyeResponse, HelloRequest, HelloResponse, LockState, Notice, Op,
+    OpRequest, OpResponse, OpenState, PingResponse, ReclaimRequest, ReclaimResponse, RenewResponse,
+    Repeat, RequestHead, ResponseHead,
 };
 use pvfs2_proto::{ClusterMap, ErrorCode, PvfsError, Result, ServerId, frame};
 use pvfs2_trove::Txn;
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 /// The number of the first operation between servers.
-const FIRST_PEER_OP: u16 = 70;
+pub(crate) const FIRST_PEER_OP: u16 = 70;
 
 /// What an operation knows of its request.
 pub struct OpCx {
@@ -109,14 +110,25 @@ impl Answer {
     }
 }
 
+/// Sends a notice to a session, wherever it listens.
+pub type Notifier = Box<dyn Fn(u64, Notice)>;
+
 /// A server's operations.
 pub trait OpHandler: 'static {
     /// Executes one operation.
     fn op(&self, cx: &OpCx, op: OpRequest, body: Body) -> impl Future<Output = Result<Answer>>;
+    /// Called once, before anything else: how to tell a session something unasked.
+    fn attach(&self, _notifier: Notifier) {}
     /// A session has ended: its opens are closed.
     fn session_ended(&self, _session: u64) {}
     /// A session says what it has open; returns what is gone for good.
     fn reclaim(&self, _session: u64, _opens: &[OpenState]) -> Vec<u64> {
+        Vec::new()
+    }
+    /// A session says what it has locked; `allowed`: the session goes back to before the restart, and
+    /// the grace time has not ended, so that no other can have had these locks since. Returns what is
+    /// lost.
+    fn reclaim_locks(&self, _session: u64, _locks: &[LockState], _allowed: bool) -> Vec<LockState> {
         Vec::new()
     }
     /// An earlier run of the server did this, and the client learns of it only now: what else that
@@ -127,43 +139,6 @@ pub trait OpHandler: 'static {
     /// Objects or datafiles and other numbers for the management service, by name.
     fn gauges(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
-    }
-}
-
-/// Both roles in one process: operations 50 to 69 go to the I/O server, all others to the metadata
-/// server.
-pub struct CombinedHandler<M, I> {
-    /// The metadata server.
-    pub meta: Arc<M>,
-    /// The I/O server.
-    pub io: Arc<I>,
-}
-
-impl<M: OpHandler, I: OpHandler> OpHandler for CombinedHandler<M, I> {
-    async fn op(&self, cx: &OpCx, op: OpRequest, body: Body) -> Result<Answer> {
-        if (50..FIRST_PEER_OP).contains(&(op.op() as u16)) {
-            self.io.op(cx, op, body).await
-        } else {
-            self.meta.op(cx, op, body).await
-        }
-    }
-    fn session_ended(&self, session: u64) {
-        self.meta.session_ended(session);
-        self.io.session_ended(session);
-    }
-    fn reclaim(&self, session: u64, opens: &[OpenState]) -> Vec<u64> {
-        self.meta.reclaim(session, opens)
-    }
-    fn answered_before(&self, session: u64, op: &OpRequest, response: &OpResponse) {
-        self.meta.answered_before(session, op, response);
-    }
-    fn grace_ended(&self) {
-        self.meta.grace_ended();
-    }
-    fn gauges(&self) -> Vec<(&'static str, u64)> {
-        let mut all = self.meta.gauges();
-        all.extend(self.io.gauges());
-        all
     }
 }
 
@@ -204,21 +179,27 @@ impl<H: OpHandler> SessionService<H> {
     pub fn new(handler: Arc<H>, config: ServiceConfig) -> Result<SessionService<H>> {
         let lease = u64::from(config.map.lease_ms);
         let sessions = SessionTable::open(config.durable.clone(), lease, 0)?;
-        if !sessions.in_grace() {
-            handler.grace_ended();
-        }
+        let in_grace = sessions.in_grace();
         let boot_id = config.env.rand_u64();
-        Ok(SessionService {
-            inner: Arc::new(Inner {
-                handler,
-                config,
-                sessions: Mutex::new(sessions),
-                conns: Mutex::new(HashMap::new()),
-                boot_id,
-                started: Instant::now(),
-                draining: AtomicBool::new(false),
-            }),
-        })
+        let inner = Arc::new(Inner {
+            handler,
+            config,
+            sessions: Mutex::new(sessions),
+            conns: Mutex::new(HashMap::new()),
+            boot_id,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+        });
+        let weak = Arc::downgrade(&inner);
+        inner.handler.attach(Box::new(move |session, notice| {
+            if let Some(inner) = weak.upgrade() {
+                inner.notify(session, &notice);
+            }
+        }));
+        if !in_grace {
+            inner.handler.grace_ended();
+        }
+        Ok(SessionService { inner })
     }
 
     /// The handler.
@@ -276,6 +257,15 @@ impl<H: OpHandler> SessionService<H> {
 impl<H: OpHandler> Inner<H> {
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Sends a notice to one session, where it listens.
+    fn notify(&self, session: u64, notice: &Notice) {
+        for conn in self.conns.lock().values() {
+            if conn.session.load(Ordering::Relaxed) == session {
+                (conn.notifier)(notice.clone());
+            }
+        }
     }
 
     fn tick(&self) {
@@ -342,10 +332,12 @@ impl<H: OpHandler> Inner<H> {
 
     fn reclaim(&self, session: u64, request: &ReclaimRequest) -> OpResponse {
         let lost = self.handler.reclaim(session, &request.opens);
+        let allowed = self.sessions.lock().may_reclaim_locks(session);
+        let lost_locks = self.handler.reclaim_locks(session, &request.locks, allowed);
         if request.done && self.sessions.lock().reclaimed(session) {
             self.handler.grace_ended();
         }
-        OpResponse::Reclaim(ReclaimResponse { lost })
+        OpResponse::Reclaim(ReclaimResponse { lost, lost_locks })
     }
 
     fn cx(&self, head: &mut RequestHead, ticket: Option<(u32, u64)>) -> Result<OpCx> {

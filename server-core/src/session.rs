@@ -98,6 +98,8 @@ struct Session {
     last_seen_ms: u64,
     /// It came from disk and has not said what it has open.
     unclaimed: bool,
+    /// It goes back to before this server's start.
+    is_old: bool,
 }
 
 /// What a request with a ticket shall do.
@@ -171,7 +173,13 @@ impl SessionTable {
             self.by_client.insert(record.client_id, id);
             self.sessions.insert(
                 id,
-                Session { record, slots: HashMap::new(), last_seen_ms: now_ms, unclaimed: true },
+                Session {
+                    record,
+                    slots: HashMap::new(),
+                    last_seen_ms: now_ms,
+                    unclaimed: true,
+                    is_old: true,
+                },
             );
             Ok(())
         })?;
@@ -227,7 +235,13 @@ impl SessionTable {
         self.by_client.insert(hello.client_id, id);
         self.sessions.insert(
             id,
-            Session { record, slots: HashMap::new(), last_seen_ms: now_ms, unclaimed: false },
+            Session {
+                record,
+                slots: HashMap::new(),
+                last_seen_ms: now_ms,
+                unclaimed: false,
+                is_old: false,
+            },
         );
         Ok(Joined { session: id, is_new: true })
     }
@@ -329,6 +343,11 @@ impl SessionTable {
             self.grace_until_ms = None;
             true
         }
+    }
+
+    /// Whether nobody else can have had since the restart what this session says it had locked.
+    pub fn may_reclaim_locks(&self, session: u64) -> bool {
+        self.in_grace() && self.sessions.get(&session).is_some_and(|s| s.is_old)
     }
 
     /// Time passes: the sessions whose lease has run out (the caller calls [`SessionTable::end`]),

@@ -153,7 +153,7 @@ impl BlockingNet {
         let Some(mut reclaim) = Reclaim::begin(&self.shared, server, &hello) else { return Ok(()) };
         while let Some(part) = reclaim.next() {
             let response = self.one::<ReclaimRequest>(limits, conn, hello.session, part)?;
-            reclaim.lost(response.lost);
+            reclaim.answered(response);
         }
         reclaim.end(&self.shared, server, &hello);
         Ok(())

@@ -13,10 +13,12 @@ use super::shared::{ClientShared, Standing};
 use crate::auth::{ClusterKey, Peer, secret_bytes};
 use bytes::Bytes;
 use pvfs2_proto::frame::{VERSION, VERSION_MIN};
-use pvfs2_proto::op::{HelloRequest, HelloResponse, OpenState, ReclaimRequest};
+use pvfs2_proto::op::{
+    HelloRequest, HelloResponse, LockState, OpenState, ReclaimRequest, ReclaimResponse,
+};
 use pvfs2_proto::{ErrorCode, PvfsError, Result, ServerId};
 
-/// Opens that one reclaim request carries.
+/// Opens or locks that one reclaim request carries.
 const RECLAIM_MAX: usize = 4096;
 
 /// One connection's hello.
@@ -130,6 +132,7 @@ impl Greeter {
 pub(super) struct Reclaim {
     parts: std::vec::IntoIter<ReclaimRequest>,
     lost: Vec<u64>,
+    lost_locks: Vec<LockState>,
     restarted: bool,
 }
 
@@ -148,7 +151,8 @@ impl Reclaim {
             }
             Standing::Changed { restarted } => {
                 let opens = shared.events.opens_of(server);
-                Some(Reclaim { parts: parts_of(&opens).into_iter(), lost: Vec::new(), restarted })
+                let parts = parts_of(&opens, &shared.events.locks_of(server)).into_iter();
+                Some(Reclaim { parts, lost: Vec::new(), lost_locks: Vec::new(), restarted })
             }
         }
     }
@@ -159,8 +163,9 @@ impl Reclaim {
     }
 
     /// The response to the last request.
-    pub(super) fn lost(&mut self, handles: Vec<u64>) {
-        self.lost.extend(handles);
+    pub(super) fn answered(&mut self, response: ReclaimResponse) {
+        self.lost.extend(response.lost);
+        self.lost_locks.extend(response.lost_locks);
     }
 
     /// Everything has been said: the session goes on.
@@ -170,10 +175,14 @@ impl Reclaim {
             server = shared.opts.map.alias(server),
             restarted = self.restarted,
             lost = self.lost.len(),
+            lost_locks = self.lost_locks.len(),
             "the session goes on"
         );
         if !self.lost.is_empty() {
             shared.events.lost(server, self.lost);
+        }
+        if !self.lost_locks.is_empty() {
+            shared.events.locks_lost(server, self.lost_locks);
         }
         if self.restarted {
             shared.events.restarted(server);
@@ -181,14 +190,19 @@ impl Reclaim {
     }
 }
 
-fn parts_of(opens: &[OpenState]) -> Vec<ReclaimRequest> {
+fn parts_of(opens: &[OpenState], locks: &[LockState]) -> Vec<ReclaimRequest> {
     let mut parts: Vec<ReclaimRequest> = opens
         .chunks(RECLAIM_MAX)
-        .map(|part| ReclaimRequest { opens: part.to_vec(), done: false })
+        .map(|part| ReclaimRequest { opens: part.to_vec(), ..Default::default() })
         .collect();
+    parts.extend(
+        locks
+            .chunks(RECLAIM_MAX)
+            .map(|part| ReclaimRequest { locks: part.to_vec(), ..Default::default() }),
+    );
     match parts.last_mut() {
         Some(last) => last.done = true,
-        None => parts.push(ReclaimRequest { opens: Vec::new(), done: true }),
+        None => parts.push(ReclaimRequest { done: true, ..Default::default() }),
     }
     parts
 }

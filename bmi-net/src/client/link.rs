@@ -81,7 +81,7 @@ impl Link {
         let Some(mut reclaim) = Reclaim::begin(shared, server, &hello) else { return Ok(()) };
         while let Some(part) = reclaim.next() {
             let response = self.one::<ReclaimRequest>(part, hello.session, events).await?;
-            reclaim.lost(response.lost);
+            reclaim.answered(response);
         }
         reclaim.end(shared, server, &hello);
         Ok(())

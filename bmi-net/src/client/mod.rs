@@ -22,12 +22,13 @@ mod slots;
 pub use async_net::AsyncNet;
 pub use blocking::BlockingNet;
 pub use first::{Pong, fetch_map, fetch_map_over, ping};
+pub use killed::{Signal, signalled};
 pub use shared::{ClientCounters, ClientShared};
 
 use crate::auth::ClusterKey;
 use crate::mem::MemNetwork;
 use pvfs2_proto::env::Env;
-use pvfs2_proto::op::{Notice, OpenState};
+use pvfs2_proto::op::{LockState, Notice, OpenState};
 use pvfs2_proto::{ClusterMap, ServerId};
 use std::sync::Arc;
 
@@ -88,6 +89,12 @@ impl ClientOptions {
 pub trait SessionEvents: Send + Sync {
     /// What the client has open at `server`, to be said again after the server's restart.
     fn opens_of(&self, server: ServerId) -> Vec<OpenState>;
+    /// What the client has locked at `server`, to be said again as well.
+    fn locks_of(&self, _server: ServerId) -> Vec<LockState> {
+        Vec::new()
+    }
+    /// These locks are lost: others may have had them meanwhile.
+    fn locks_lost(&self, _server: ServerId, _locks: Vec<LockState>) {}
     /// These opens are gone for good.
     fn lost(&self, server: ServerId, handles: Vec<u64>);
     /// The server has restarted, and what was open is open again (but for what was lost).

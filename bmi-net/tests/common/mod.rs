@@ -123,7 +123,10 @@ impl TestService {
             OpRequest::Reclaim(r) => {
                 let entry = (head.session, r.opens, r.done);
                 self.memory.lock().unwrap().reclaimed.push(entry);
-                OpResponse::Reclaim(ReclaimResponse { lost: self.lost.lock().unwrap().clone() })
+                OpResponse::Reclaim(ReclaimResponse {
+                    lost: self.lost.lock().unwrap().clone(),
+                    ..Default::default()
+                })
             }
             OpRequest::GetConfig(_) => OpResponse::GetConfig(GetConfigResponse {
                 map: Some(ClusterMap { fs_name: "fs".into(), fs_id: 9, ..Default::default() }),

@@ -10,6 +10,7 @@
 //! serves attributes after.
 mod io;
 mod listing;
+mod locks;
 mod open;
 mod replies;
 mod shared;
@@ -24,8 +25,8 @@ use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use pvfs2_client::sys::{
     CopyRange, Create, Fallocate, Getattr, Getxattr, Link, Listxattr, Lookup, Lseek, Mkdir, Mknod,
@@ -53,6 +54,7 @@ pub struct PvfsFs {
     shared: Arc<Shared>,
     max_write_bytes: u32,
     cache_symlinks: bool,
+    cluster_locks: bool,
 }
 
 impl PvfsFs {
@@ -76,6 +78,7 @@ impl PvfsFs {
             shared: Arc::new(shared),
             max_write_bytes: options.max_write_bytes,
             cache_symlinks: options.acache_ms > 0,
+            cluster_locks: options.cluster_locks,
         }
     }
 
@@ -114,7 +117,8 @@ impl Filesystem for PvfsFs {
             InitFlags::FUSE_EXPORT_SUPPORT,
         ];
         let symlinks = self.cache_symlinks.then_some(InitFlags::FUSE_CACHE_SYMLINKS);
-        for capability in wanted.into_iter().chain(symlinks) {
+        let locks = locks::CAPABILITIES.into_iter().filter(|_| self.cluster_locks);
+        for capability in wanted.into_iter().chain(symlinks).chain(locks) {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!(?capability, "this kernel does not have it");
             }
@@ -349,11 +353,11 @@ impl Filesystem for PvfsFs {
         req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         match self.opened(fh) {
-            Some(opened) => self.flush_file(req, &opened, reply),
+            Some(opened) => self.flush_file(req, &opened, lock_owner, reply),
             None => reply.error(Errno::EBADF),
         }
     }
@@ -369,7 +373,7 @@ impl Filesystem for PvfsFs {
         reply: ReplyEmpty,
     ) {
         match self.shared.files.remove(fh.0) {
-            Some(opened) => self.release_file(&opened, reply),
+            Some(opened) => self.release_file(fh, &opened, reply),
             None => reply.ok(),
         }
     }
@@ -385,6 +389,38 @@ impl Filesystem for PvfsFs {
         self.sync_object(req, self.handle(ino), self.opened(fh), reply);
     }
 
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        self.get_lock(req, self.handle(ino), lock_owner, (start, end), typ, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let want = locks::want(start, end, typ, pid, fh);
+        self.set_lock(req, fh, lock_owner, want, sleep, reply);
+    }
+
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let dir = Arc::new(DirHandle::new(self.handle(ino)));
         reply.opened(FileHandle(self.shared.dirs.insert(dir)), fuser::FopenFlags::empty());
@@ -398,10 +434,8 @@ impl Filesystem for PvfsFs {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        match self.shared.dirs.get(fh.0) {
-            Some(dir) => self.list(req, dir, offset, listing::Out::Plain(reply)),
-            None => reply.error(Errno::EBADF),
-        }
+        let Some(dir) = self.shared.dirs.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.list(req, dir, offset, listing::Out::Plain(reply));
     }
 
     fn readdirplus(
@@ -412,10 +446,8 @@ impl Filesystem for PvfsFs {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        match self.shared.dirs.get(fh.0) {
-            Some(dir) => self.list(req, dir, offset, listing::Out::Plus(reply)),
-            None => reply.error(Errno::EBADF),
-        }
+        let Some(dir) = self.shared.dirs.get(fh.0) else { return reply.error(Errno::EBADF) };
+        self.list(req, dir, offset, listing::Out::Plus(reply));
     }
 
     fn releasedir(

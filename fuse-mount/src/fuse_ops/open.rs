@@ -7,7 +7,9 @@ use super::{Opened, PvfsFs, Shared};
 use crate::attrs::file_attr;
 use crate::dispatch::errno;
 use bytes::Bytes;
-use fuser::{Errno, FileHandle, FopenFlags, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
+use fuser::{
+    Errno, FileHandle, FopenFlags, LockOwner, ReplyCreate, ReplyEmpty, ReplyOpen, Request,
+};
 use pvfs2_client::OpenFile;
 use pvfs2_client::sys::{Create, Flush, Fsync, Open, Release};
 use pvfs2_proto::{Handle, Result};
@@ -43,12 +45,13 @@ impl OpenHow {
     }
 
     /// How the kernel shall treat the open file. Appended bytes pass its pages by, because the
-    /// metadata server says where they go; a file only read needs no flush at its close.
-    fn fopen(self, may_keep_pages: bool) -> FopenFlags {
+    /// metadata server says where they go; a file only read needs no flush at its close, unless this
+    /// mount has locked it before (see `locks`).
+    fn fopen(self, may_keep_pages: bool, was_locked: bool) -> FopenFlags {
         let mut out = FopenFlags::empty();
         out.set(FopenFlags::FOPEN_DIRECT_IO, self.is_direct());
         out.set(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, self.direct && !self.append);
-        out.set(FopenFlags::FOPEN_NOFLUSH, !self.write);
+        out.set(FopenFlags::FOPEN_NOFLUSH, !self.write && !was_locked);
         out.set(FopenFlags::FOPEN_KEEP_CACHE, may_keep_pages && !self.is_direct());
         out
     }
@@ -65,8 +68,9 @@ impl Shared {
         if how.no_atime {
             file.set_no_atime();
         }
+        let was_locked = self.client.locks().was_locked(file.handle);
         let opened = Opened { file, direct: how.is_direct() };
-        (FileHandle(self.files.insert(Arc::new(opened))), how.fopen(keep))
+        (FileHandle(self.files.insert(Arc::new(opened))), how.fopen(keep, was_locked))
     }
 }
 
@@ -124,13 +128,22 @@ impl PvfsFs {
     }
 
     /// close(2) of one descriptor. Costs a request only where something waits to be told.
-    pub(super) fn flush_file(&self, req: &Request, opened: &Opened, reply: ReplyEmpty) {
+    pub(super) fn flush_file(
+        &self,
+        req: &Request,
+        opened: &Opened,
+        owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         let op = self.dispatch.open_file_op(req);
-        self.dispatch.run_op(op, Flush::new(opened.file.clone()), answer("flush", reply));
+        let machine = Flush::new(opened.file.clone(), owner.0);
+        self.dispatch.run_op(op, machine, answer("flush", reply));
     }
 
     /// The last descriptor is closed; nobody waits for the outcome.
-    pub(super) fn release_file(&self, opened: &Opened, reply: ReplyEmpty) {
+    pub(super) fn release_file(&self, fh: FileHandle, opened: &Opened, reply: ReplyEmpty) {
+        // flock's locks, and those of a file that gets no flush; see `locks`.
+        self.dispatch.client().locks().closed(opened.file.handle, fh.0);
         if !opened.file.write {
             self.dispatch.background().release(opened.file.clone());
             return reply.ok();
@@ -197,8 +210,9 @@ mod tests {
 
     #[test]
     fn kernel_flags() {
-        let fopen = |flags, keep| OpenHow::new(flags).fopen(keep);
+        let fopen = |flags, keep| OpenHow::new(flags).fopen(keep, false);
         assert_eq!(fopen(libc::O_RDONLY, false), FopenFlags::FOPEN_NOFLUSH);
+        assert_eq!(OpenHow::new(libc::O_RDONLY).fopen(false, true), FopenFlags::empty());
         assert_eq!(
             fopen(libc::O_RDONLY, true),
             FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE

@@ -66,7 +66,7 @@ fn after_a_restart_orphans_wait_for_reclaims() {
             OpenState { handle: kept, readers: 0, writers: 1 },
             OpenState { handle: 4_711, readers: 1, writers: 0 },
         ];
-        let r = a.ask(0, ReclaimRequest { opens, done: true }).await.unwrap();
+        let r = a.ask(0, ReclaimRequest { opens, done: true, ..Default::default() }).await.unwrap();
         assert_eq!(r.lost, [4_711]);
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_secs(4)).await;

@@ -7,6 +7,7 @@
 mod file;
 mod fsck;
 mod io;
+mod lock;
 mod meta;
 mod peer;
 mod quota;
@@ -15,6 +16,7 @@ mod session;
 pub use file::*;
 pub use fsck::*;
 pub use io::*;
+pub use lock::*;
 pub use meta::*;
 pub use peer::*;
 pub use quota::*;
@@ -186,6 +188,10 @@ ops! {
     35 "135" Removexattr "removexattr" RemovexattrRequest RemovexattrResponse Durable;
     /// A writer tells size and mtime without closing.
     36 "136" Report "report" ReportRequest ReportResponse Remembered;
+    /// Locks or unlocks a range of bytes, asks after a queued lock, or takes it back.
+    37 "137" Lock "lock" LockRequest LockResponse Remembered;
+    /// Which lock would stand in the way.
+    38 "138" Getlk "getlk" GetlkRequest GetlkResponse Harmless;
     /// Sets limits of a user, a group or a directory tree.
     40 "140" QuotaSet "quota_set" QuotaSetRequest QuotaSetResponse Remembered;
     /// Usage and limits.
@@ -292,7 +298,7 @@ pub struct RequestHead {
     /// What is asked.
     #[prost(
         oneof = "OpRequest",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,137,138,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
     )]
     pub op: Option<OpRequest>,
 }
@@ -309,7 +315,7 @@ pub struct ResponseHead {
     /// The operation's part; may accompany an error where the operation says so.
     #[prost(
         oneof = "OpResponse",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,137,138,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
     )]
     pub op: Option<OpResponse>,
 }
@@ -360,6 +366,33 @@ mod tests {
         };
         let bytes = head.encode_to_vec();
         assert_eq!(bytes, [8, 5, 32, 9, 42, 2, 32, 1, 242, 6, 5, 8, 1, 18, 1, 97]);
+        assert_eq!(RequestHead::decode(bytes.as_slice()).unwrap(), head);
+    }
+
+    #[test]
+    fn golden_lock_request() {
+        let lock = LockRequest {
+            handle: 9,
+            owner: 7,
+            first: 0,
+            last: 127,
+            kind: lock_kind::WRITE,
+            pid: 3,
+            wait: true,
+            id: 5,
+            seen: 1,
+            cancel: false,
+        };
+        let head = RequestHead {
+            session: 5,
+            slot: 1,
+            seq: 2,
+            op: Some(OpRequest::Lock(lock)),
+            ..RequestHead::default()
+        };
+        let bytes = head.encode_to_vec();
+        let inside = [8, 9, 16, 7, 32, 127, 40, 2, 48, 3, 56, 1, 64, 5, 72, 1];
+        assert_eq!(bytes, [&[8, 5, 16, 1, 24, 2, 202, 8, 16][..], &inside].concat());
         assert_eq!(RequestHead::decode(bytes.as_slice()).unwrap(), head);
     }
 }

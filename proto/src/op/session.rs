@@ -1,4 +1,5 @@
 //! Messages of sessions: hello, renew, reclaim, goodbye, get_config, ping, and notices.
+use super::LockState;
 use crate::cluster::ClusterMap;
 use bytes::Bytes;
 
@@ -118,6 +119,9 @@ pub struct ReclaimRequest {
     /// This was the last reclaim: the server need not wait for more.
     #[prost(bool, tag = "2")]
     pub done: bool,
+    /// Locks on files of this server.
+    #[prost(message, repeated, tag = "10")]
+    pub locks: Vec<LockState>,
 }
 /// Answer to reclaim.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -125,6 +129,9 @@ pub struct ReclaimResponse {
     /// Handles that are gone for good.
     #[prost(uint64, repeated, tag = "1")]
     pub lost: Vec<u64>,
+    /// Locks that are gone for good: others may have had them meanwhile.
+    #[prost(message, repeated, tag = "10")]
+    pub lost_locks: Vec<LockState>,
 }
 
 /// Ends the session.
@@ -181,4 +188,7 @@ pub struct Notice {
     /// the next stage of rights; a client of this version answers by invalidating).
     #[prost(uint64, repeated, tag = "3")]
     pub recall: Vec<u64>,
+    /// Lock requests of this client (by their ids) that wait no longer: ask again.
+    #[prost(uint64, repeated, tag = "10")]
+    pub lock_ids: Vec<u64>,
 }

@@ -9,6 +9,7 @@ mod copies;
 mod counts;
 mod crash;
 mod growth;
+mod locks;
 mod posix;
 mod quotas;
 mod rights;
@@ -69,6 +70,18 @@ fn main() -> ExitCode {
             copies::a_copy_ends_early_where_a_server_is_dead,
             quotas::a_user_meets_the_limit,
             quotas::a_tree_over_three_metadata_servers,
+            locks::a_counter_under_a_lock_loses_nothing,
+            locks::ranges_exclude_between_mounts,
+            locks::a_file_opened_for_reading_is_unlocked_by_its_close,
+            locks::who_waits_is_woken_by_the_unlock,
+            locks::a_deadlock_between_mounts_is_refused,
+            locks::a_killed_waiter_is_gone_and_gets_nothing,
+            locks::a_signal_ends_the_wait,
+            locks::a_killed_holder_frees_its_locks,
+            locks::a_killed_mount_frees_its_locks_after_its_lease,
+            locks::locks_outlive_a_killed_server,
+            locks::two_mounts_write_one_sqlite_database,
+            locks::locks_cost_what_they_say,
             stalled::a_waiting_process_can_be_killed,
             stalled::unmount_works_with_dead_servers,
             stalled::a_dead_server_costs_bounded_retries,
