@@ -21,32 +21,38 @@ pub const LINGER_MS: u64 = 3_000;
 
 /// Who lingers, in the order in which they end.
 #[derive(Default)]
-pub(crate) struct Lingering(RefCell<(VecDeque<(Instant, Handle)>, HashSet<Handle>)>);
+pub(crate) struct Lingering(RefCell<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    order: VecDeque<(Instant, Handle)>,
+    all: HashSet<Handle>,
+}
 
 impl Lingering {
     /// Whether the object is to be kept for now.
     pub(crate) fn has(&self, handle: Handle) -> bool {
-        self.0.borrow().1.contains(&handle)
+        self.0.borrow().all.contains(&handle)
     }
 
     /// Adds one; whether it is the first, so that somebody must see to the end.
     fn add(&self, until: Instant, handle: Handle) -> bool {
-        let mut all = self.0.borrow_mut();
-        all.0.push_back((until, handle));
-        all.1.insert(handle);
-        all.0.len() == 1
+        let mut queue = self.0.borrow_mut();
+        queue.order.push_back((until, handle));
+        queue.all.insert(handle);
+        queue.order.len() == 1
     }
 
     /// Those whose time has come, and how long the next has still.
     fn ended(&self, now: Instant) -> (Vec<Handle>, Option<Duration>) {
-        let mut all = self.0.borrow_mut();
+        let mut queue = self.0.borrow_mut();
         let mut ended = Vec::new();
-        while let Some(&(until, handle)) = all.0.front() {
+        while let Some(&(until, handle)) = queue.order.front() {
             if until > now {
                 return (ended, Some(until - now));
             }
-            all.0.pop_front();
-            all.1.remove(&handle);
+            queue.order.pop_front();
+            queue.all.remove(&handle);
             ended.push(handle);
         }
         (ended, None)

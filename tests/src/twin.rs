@@ -406,7 +406,7 @@ fn stat_of(m: &std::fs::Metadata) -> Outcome {
         mode: m.mode(),
         nlink: m.nlink(),
         owner: (m.uid(), m.gid()),
-        size: (!m.is_dir()).then(|| m.len()),
+        size: (!m.is_dir()).then_some(m.len()),
         mtime: set(m.mtime(), m.mtime_nsec()),
     }))
 }
