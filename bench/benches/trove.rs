@@ -20,7 +20,12 @@ struct Space {
 
 fn open() -> Result<Space, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
-    let info = FormatInfo { fs_id: 9, server_id: 0, server_alias: "bench".into() };
+    let info = FormatInfo {
+        fs_id: 9,
+        server_id: 0,
+        server_alias: "bench".into(),
+        keyval: Default::default(),
+    };
     StorageSpace::format(dir.path(), &info)?;
     let space = StorageSpace::open(dir.path(), &info, TroveOptions::default(), Env::real())?;
     Ok(Space { space, _dir: dir })

@@ -15,6 +15,7 @@
 //! - [`stamp`]: bytes that know where they belong; [`hist`]: latencies; [`table`]: how results are
 //!   printed and summed up; [`progress`]: the live line
 //! - [`noise`]: bytes for the micro-benchmarks in `bench/benches` (`cargo bench -p pvfs2-bench`)
+//! - `benches/million.rs`: a million files in one directory; a program of its own, see its head
 //!
 //! Whole file systems side by side are measured by `bench/compare.sh`.
 pub mod agent;

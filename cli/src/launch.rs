@@ -17,6 +17,7 @@ use pvfs2_proto::{ClusterMap, ErrorCode, PvfsError, ServerId};
 use pvfs2_server_core::management::{self, source::ServerSource};
 use pvfs2_server_core::metrics::{Metrics, names};
 use pvfs2_server_core::service::{CombinedHandler, OpHandler, ServiceConfig, SessionService};
+use pvfs2_trove::collection::CollectionOptions;
 use pvfs2_trove::{FormatInfo, StorageSpace, TroveOptions};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -131,7 +132,8 @@ fn unknown(cluster: &Cluster, alias: &str) -> String {
 }
 
 fn format_info(cluster: &Cluster, id: ServerId, alias: &str) -> FormatInfo {
-    FormatInfo { fs_id: cluster.fs_id, server_alias: alias.to_owned(), server_id: id }
+    let keyval = cluster.servers.get(id as usize).map(|s| s.keyval).unwrap_or_default();
+    FormatInfo { fs_id: cluster.fs_id, server_alias: alias.to_owned(), server_id: id, keyval }
 }
 
 /// What all threads of one server share.
@@ -158,7 +160,8 @@ pub fn start(cluster: &Cluster, alias: &str, io_loops: usize) -> Result<RunningS
     let key = cluster.key_path().map(|p| ClusterKey::from_file(&p)).transpose()?;
     let env = Env::real();
     let info = format_info(cluster, id, alias);
-    let mut trove = TroveOptions::default();
+    let collection = CollectionOptions::within(server.meta_memory_bytes);
+    let mut trove = TroveOptions { collection, ..TroveOptions::default() };
     trove.bstreams.recycle_secs = u64::from(cluster.timeouts.handle_recycle_secs);
     let dir = cluster.storage_of(server);
     let space = when_free(|| StorageSpace::open(&dir, &info, trove.clone(), env.clone()))?;

@@ -5,11 +5,11 @@
 //! room for 256 metadata servers.
 use crate::error::ConfigError;
 use crate::model::{
-    Cluster, Defaults, IO_RANGE_FIRST, IO_RANGE_HANDLES, META_RANGE_HANDLES, Server, Timeouts,
-    VERSION,
+    Cluster, Defaults, IO_RANGE_FIRST, IO_RANGE_HANDLES, META_MEMORY_BYTES, META_RANGE_HANDLES,
+    Server, Timeouts, VERSION,
 };
 use crate::validate::{Place, show_range, validate};
-use pvfs2_proto::HandleRange;
+use pvfs2_proto::{HandleRange, KeyvalMethod};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -85,6 +85,8 @@ impl Generate {
                 addresses: s.addresses,
                 storage: s.storage,
                 management: s.management,
+                keyval: KeyvalMethod::default(),
+                meta_memory_bytes: META_MEMORY_BYTES,
             });
         }
         let cluster = Cluster {
@@ -186,6 +188,11 @@ impl Cluster {
             o,
             "\n# Servers. Their order is their number: add new ones at the end, never reorder."
         )?;
+        writeln!(
+            o,
+            "# keyval = \"fjall\" in one keeps its keys and values by that method instead of sled (set it\n\
+             # before mkfs); meta_memory_bytes bounds the memory of its metadata ({META_MEMORY_BYTES})"
+        )?;
         for s in &self.servers {
             let roles: Vec<&str> = s.roles().split(',').collect();
             writeln!(o, "\n[[servers]]")?;
@@ -195,6 +202,12 @@ impl Cluster {
             writeln!(o, "storage = {}", quote(&s.storage.to_string_lossy()))?;
             if let Some(m) = &s.management {
                 writeln!(o, "management = {}", quote(m))?;
+            }
+            if s.keyval != KeyvalMethod::default() {
+                writeln!(o, "keyval = {}", quote(s.keyval.name()))?;
+            }
+            if s.meta_memory_bytes != META_MEMORY_BYTES {
+                writeln!(o, "meta_memory_bytes = {}", s.meta_memory_bytes)?;
             }
             if let Some(r) = &s.meta_range {
                 writeln!(o, "meta_range = \"{}\"", show_range(r))?;

@@ -1,6 +1,6 @@
 //! The cluster as typed values. A [`Cluster`] that came out of `parse` or `generate` has been
 //! validated; its servers' order is their `ServerId`, for ever.
-use pvfs2_proto::{ClusterMap, Dist, HandleRange, ServerEntry, ServerId};
+use pvfs2_proto::{ClusterMap, Dist, HandleRange, KeyvalMethod, ServerEntry, ServerId};
 use std::path::{Path, PathBuf};
 
 /// The version of the cluster file that this code writes, and the newest that it reads.
@@ -17,6 +17,10 @@ pub const IO_RANGE_FIRST: u64 = 1 << 56;
 pub const IO_RANGE_HANDLES: u64 = 1 << 48;
 /// Metadata servers that the datahandles of one I/O server's range have room for.
 pub const META_SERVERS_MAX: usize = 256;
+/// Memory of a server's metadata where the cluster file says nothing.
+pub const META_MEMORY_BYTES: u64 = 512 << 20;
+/// The least that it may say.
+pub const META_MEMORY_BYTES_MIN: u64 = 96 << 20;
 /// Servers of one cluster.
 pub const SERVERS_MAX: usize = 4_096;
 
@@ -35,6 +39,10 @@ pub struct Server {
     pub io_range: Option<HandleRange>,
     /// `http://host:port` of its management service.
     pub management: Option<String>,
+    /// What holds its keys and values; decided when its storage space is made.
+    pub keyval: KeyvalMethod,
+    /// Memory that its metadata may take, whatever the number of files.
+    pub meta_memory_bytes: u64,
 }
 
 impl Server {

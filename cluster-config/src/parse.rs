@@ -1,9 +1,9 @@
 //! Text to [`Cluster`]. Unknown fields are complaints (a misspelt field must not be a silent
 //! default), and every complaint names its line. Bytes from a file never panic here.
 use crate::error::ConfigError;
-use crate::model::{Cluster, Defaults, Server, Timeouts, VERSION};
+use crate::model::{Cluster, Defaults, META_MEMORY_BYTES, Server, Timeouts, VERSION};
 use crate::validate::{Complaint, Place, validate};
-use pvfs2_proto::{Dist, HandleRange};
+use pvfs2_proto::{Dist, HandleRange, KeyvalMethod};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -80,6 +80,8 @@ struct RawServer {
     meta_range: Option<Spanned<String>>,
     io_range: Option<Spanned<String>>,
     management: Option<Spanned<String>>,
+    keyval: Option<Spanned<String>>,
+    meta_memory_bytes: Option<Spanned<u64>>,
 }
 
 impl Cluster {
@@ -260,6 +262,13 @@ impl Origin<'_> {
                 format!("add \"{role}\" to its roles, or remove the range"),
             )),
         };
+        let keyval = match &raw.keyval {
+            None => KeyvalMethod::default(),
+            Some(name) => name.as_ref().parse().map_err(|problem: String| {
+                let field = format!("servers.{alias}.keyval");
+                self.invalid(name.span().start, field, problem, "write one of them, or remove it")
+            })?,
+        };
         Ok(Server {
             alias: alias.clone(),
             addresses: raw.addresses.as_ref().clone(),
@@ -267,6 +276,11 @@ impl Origin<'_> {
             meta_range: range("meta", "meta_range", &raw.meta_range)?,
             io_range: range("io", "io_range", &raw.io_range)?,
             management: raw.management.as_ref().map(|m| m.as_ref().clone()),
+            keyval,
+            meta_memory_bytes: raw
+                .meta_memory_bytes
+                .as_ref()
+                .map_or(META_MEMORY_BYTES, |b| *b.as_ref()),
         })
     }
 
@@ -342,6 +356,8 @@ fn server_field_start(server: &Spanned<RawServer>, field: &str) -> usize {
         "meta_range" => at(&raw.meta_range),
         "io_range" => at(&raw.io_range),
         "management" => at(&raw.management),
+        "keyval" => at(&raw.keyval),
+        "meta_memory_bytes" => raw.meta_memory_bytes.as_ref().map(|b| b.span().start),
         _ => None,
     }
     .unwrap_or(server.span().start)

@@ -1,6 +1,8 @@
 //! What must hold between the parts of a cluster file. Every complaint names the field and the
 //! remedy; the caller adds the line.
-use crate::model::{Cluster, META_RANGE_HANDLES, META_SERVERS_MAX, SERVERS_MAX, Server};
+use crate::model::{
+    Cluster, META_MEMORY_BYTES_MIN, META_RANGE_HANDLES, META_SERVERS_MAX, SERVERS_MAX, Server,
+};
 use pvfs2_proto::layout::Layout;
 use pvfs2_proto::{Handle, HandleRange};
 
@@ -160,6 +162,13 @@ fn check_server(i: usize, s: &Server, before: &[Server]) -> Result<(), Complaint
                 b.alias
             ),
             "give each server a folder of its own, for example one that ends in its alias",
+        ));
+    }
+    if s.meta_memory_bytes < META_MEMORY_BYTES_MIN {
+        return Err(complain(
+            at("meta_memory_bytes"),
+            format!("{} bytes are too few to work with", s.meta_memory_bytes),
+            format!("give at least {META_MEMORY_BYTES_MIN}, or remove it for the default"),
         ));
     }
     if let Some(m) = &s.management {

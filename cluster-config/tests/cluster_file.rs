@@ -4,7 +4,7 @@
 use pvfs2_config::generate::{io_range, meta_range};
 use pvfs2_config::{Cluster, ConfigError, Defaults, Generate, NewServer, Timeouts};
 use pvfs2_proto::handle::datahandle;
-use pvfs2_proto::{Dist, Handle};
+use pvfs2_proto::{Dist, Handle, KeyvalMethod};
 use std::path::Path;
 
 fn new_server(alias: &str, meta: bool, io: bool, port: u16) -> NewServer {
@@ -50,10 +50,29 @@ fn parse(text: &str) -> Result<Cluster, ConfigError> {
 
 #[test]
 fn a_generated_file_parses_to_the_same_cluster() {
-    let cluster = sample();
+    let mut cluster = sample();
+    assert_eq!(parse(&cluster.to_toml()).unwrap(), cluster);
+    cluster.servers[0].keyval = KeyvalMethod::Fjall;
+    cluster.servers[0].meta_memory_bytes = 1 << 30;
     assert_eq!(parse(&cluster.to_toml()).unwrap(), cluster);
     assert_eq!(cluster.key_path().unwrap(), Path::new("/etc/pvfs2/key"));
     assert_eq!(cluster.storage_of(&cluster.servers[2]), Path::new("/etc/pvfs2/storage/io2"));
+}
+
+#[test]
+fn a_servers_keyval_is_checked() {
+    let with = |line: &str| {
+        let text = sample().to_toml();
+        parse(&text.replacen("alias = \"meta1\"", &format!("alias = \"meta1\"\n{line}"), 1))
+    };
+    let cluster = with("keyval = \"fjall\"\nmeta_memory_bytes = 134217728").unwrap();
+    let first = &cluster.servers[0];
+    assert_eq!((first.keyval, first.meta_memory_bytes), (KeyvalMethod::Fjall, 128 << 20));
+    assert_eq!(cluster.servers[1].keyval, KeyvalMethod::Sled);
+    let e = with("keyval = \"bdb\"").unwrap_err().to_string();
+    assert!(e.contains("servers.meta1.keyval") && e.contains("sled, fjall"), "{e}");
+    let e = with("meta_memory_bytes = 1000").unwrap_err().to_string();
+    assert!(e.contains("servers.meta1.meta_memory_bytes") && e.contains("at least"), "{e}");
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! - [`op`]: the operations and their messages
 //! - [`frame`]: the 32-byte header and its checks
 //! - [`cluster`]: the map of servers that clients receive from `get_config`
+//! - [`keyval`]: the methods that can hold a server's keys and values
 //! - [`error`]: error codes of the wire, numbered and never reused
 //! - [`env`][mod@env]: clock and random numbers as traits
 pub mod attr;
@@ -20,6 +21,7 @@ pub mod env;
 pub mod error;
 pub mod frame;
 pub mod handle;
+pub mod keyval;
 pub mod layout;
 pub mod limits;
 pub mod lock;
@@ -31,3 +33,4 @@ pub use dist::Dist;
 pub use error::{ErrorCode, PvfsError, Result};
 pub use handle::{Handle, HandleRange};
 pub use lock::{Held, HeldList, LOCK_END, LockRange};
+pub use keyval::KeyvalMethod;

@@ -15,7 +15,12 @@ fn report(what: &str, count: u64, bytes: u64, since: Instant) {
 
 fn main() -> Result<()> {
     let dir = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "trove-cost".into()));
-    let info = FormatInfo { fs_id: 1, server_alias: "cost".into(), server_id: 0 };
+    let info = FormatInfo {
+        fs_id: 1,
+        server_alias: "cost".into(),
+        server_id: 0,
+        keyval: Default::default(),
+    };
     StorageSpace::format(&dir, &info)?;
     let s = StorageSpace::open(&dir, &info, TroveOptions::default(), Env::real())?;
     let (c, b) = (&s.collection, &s.bstreams);

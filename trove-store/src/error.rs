@@ -50,6 +50,16 @@ pub enum TroveError {
         #[source]
         source: sled::Error,
     },
+    /// fjall failed.
+    #[cfg(feature = "fjall")]
+    #[error("keyval (fjall) in {}: {source}", path.display())]
+    Fjall {
+        /// fjall's folder.
+        path: PathBuf,
+        /// What fjall said.
+        #[source]
+        source: fjall::Error,
+    },
 }
 
 impl TroveError {
@@ -76,6 +86,13 @@ impl TroveError {
             TroveError::Invalid(_) => ErrorCode::Invalid,
             TroveError::Sled { source: sled::Error::Io(e), .. } => code_of(e),
             TroveError::Sled { .. } => ErrorCode::Io,
+            #[cfg(feature = "fjall")]
+            TroveError::Fjall { source: fjall::Error::Io(e), .. }
+            | TroveError::Fjall { source: fjall::Error::Storage(fjall::LsmError::Io(e)), .. } => {
+                code_of(e)
+            }
+            #[cfg(feature = "fjall")]
+            TroveError::Fjall { .. } => ErrorCode::Io,
         }
     }
 }

@@ -9,19 +9,22 @@
 //! | line | value |
 //! |---|---|
 //! | `pvfs2-trove` | magic |
-//! | `version` | [`FORMAT_VERSION`] |
+//! | `version` | 1; [`FORMAT_VERSION`] when there is a line `keyval` |
 //! | `fs_id` | 16 hex digits |
 //! | `server_id` | position in the cluster map |
 //! | `server_alias` | alias in the cluster file |
+//! | `keyval` | the keyval's method; missing: `sled` |
 //! | `crc32` | 8 hex digits: CRC-32 of all bytes before this line |
 use crate::error::{Result, TroveError};
+use pvfs2_proto::KeyvalMethod;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// The version that this program writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version that this program writes and reads; a space with sled is of version 1, so that
+/// older programs read it too.
+pub const FORMAT_VERSION: u32 = 2;
 /// First line of `FORMAT`.
 pub const FORMAT_MAGIC: &str = "pvfs2-trove";
 const FORMAT: &str = "FORMAT";
@@ -38,15 +41,21 @@ pub struct FormatInfo {
     pub server_alias: String,
     /// The server's position in the cluster map.
     pub server_id: u32,
+    /// What holds its keys and values.
+    pub keyval: KeyvalMethod,
 }
 
 impl FormatInfo {
     /// The text of `FORMAT`.
     pub fn encode(&self) -> String {
+        let version = if self.keyval == KeyvalMethod::Sled { 1 } else { FORMAT_VERSION };
         let mut s = format!(
-            "{FORMAT_MAGIC}\nversion {FORMAT_VERSION}\nfs_id {:016x}\nserver_id {}\nserver_alias {}\n",
+            "{FORMAT_MAGIC}\nversion {version}\nfs_id {:016x}\nserver_id {}\nserver_alias {}\n",
             self.fs_id, self.server_id, self.server_alias
         );
+        if version > 1 {
+            s.push_str(&format!("keyval {}\n", self.keyval));
+        }
         let crc = crc32fast::hash(s.as_bytes());
         s.push_str(&format!("crc32 {crc:08x}\n"));
         s
@@ -76,9 +85,9 @@ impl FormatInfo {
                 .ok_or_else(|| bad(&format!("has no line '{key}'")))
         };
         let version: u32 = value("version")?.parse().map_err(|_| bad("has a bad version"))?;
-        if version != FORMAT_VERSION {
+        if !(1..=FORMAT_VERSION).contains(&version) {
             return Err(TroveError::Format(format!(
-                "{} is of format version {version}, this program reads version {FORMAT_VERSION}: \
+                "{} is of format version {version}, this program reads up to {FORMAT_VERSION}: \
                  use the pvfs2 release that wrote it",
                 dir.display()
             )));
@@ -86,12 +95,18 @@ impl FormatInfo {
         let fs_id = u64::from_str_radix(value("fs_id")?, 16).map_err(|_| bad("has a bad fs_id"))?;
         let server_id = value("server_id")?.parse().map_err(|_| bad("has a bad server_id"))?;
         let server_alias = value("server_alias")?.to_string();
+        let keyval = match version {
+            1 => KeyvalMethod::Sled,
+            _ => value("keyval")?
+                .parse()
+                .map_err(|e: String| bad(&format!("has a bad keyval: {e}")))?,
+        };
         let crc = u32::from_str_radix(value("crc32")?, 16).map_err(|_| bad("has a bad crc32"))?;
         let body = text.rfind("crc32 ").map_or("", |at| &text[..at]);
         if crc32fast::hash(body.as_bytes()) != crc {
             return Err(bad("is damaged (CRC-32 does not match)"));
         }
-        Ok(FormatInfo { fs_id, server_alias, server_id })
+        Ok(FormatInfo { fs_id, server_alias, server_id, keyval })
     }
 }
 
@@ -158,6 +173,16 @@ pub fn check(dir: &Path, expect: &FormatInfo) -> Result<()> {
             found.server_id,
             expect.server_alias,
             expect.server_id
+        )));
+    }
+    if found.keyval != expect.keyval {
+        return Err(TroveError::Format(format!(
+            "{} keeps its keyval by the method {found}, the cluster file says {expected}: write \
+             `keyval = \"{found}\"` for server '{}' there, or 'pvfs2 mkfs' an empty folder",
+            dir.display(),
+            expect.server_alias,
+            found = found.keyval,
+            expected = expect.keyval,
         )));
     }
     Ok(())

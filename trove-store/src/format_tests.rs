@@ -2,7 +2,12 @@
 use super::*;
 
 fn info() -> FormatInfo {
-    FormatInfo { fs_id: 0x1122_3344_5566_7788, server_alias: "io-0".into(), server_id: 3 }
+    FormatInfo {
+        fs_id: 0x1122_3344_5566_7788,
+        server_alias: "io-0".into(),
+        server_id: 3,
+        keyval: KeyvalMethod::Sled,
+    }
 }
 
 #[test]
@@ -11,6 +16,20 @@ fn golden_text() {
     let body = "pvfs2-trove\nversion 1\nfs_id 1122334455667788\nserver_id 3\nserver_alias io-0\n";
     assert_eq!(text, format!("{body}crc32 {:08x}\n", crc32fast::hash(body.as_bytes())));
     assert_eq!(FormatInfo::decode(&text, Path::new("d")).unwrap(), info());
+}
+
+#[test]
+fn golden_text_of_another_keyval() {
+    let info = FormatInfo { keyval: KeyvalMethod::Fjall, ..info() };
+    let body = "pvfs2-trove\nversion 2\nfs_id 1122334455667788\nserver_id 3\nserver_alias io-0\n\
+                keyval fjall\n";
+    let text = info.encode();
+    assert_eq!(text, format!("{body}crc32 {:08x}\n", crc32fast::hash(body.as_bytes())));
+    assert_eq!(FormatInfo::decode(&text, Path::new("d")).unwrap(), info);
+    let body = body.replace("fjall", "bdb");
+    let text = format!("{body}crc32 {:08x}\n", crc32fast::hash(body.as_bytes()));
+    let e = FormatInfo::decode(&text, Path::new("d")).unwrap_err().to_string();
+    assert!(e.contains("'bdb'") && e.contains("sled, fjall"), "{e}");
 }
 
 #[test]
@@ -42,6 +61,9 @@ fn refusals_name_the_remedy() {
     assert!(check(&dir, &other_fs).unwrap_err().to_string().contains("cluster file"));
     let other_server = FormatInfo { server_alias: "io-1".into(), ..info() };
     assert!(check(&dir, &other_server).unwrap_err().to_string().contains("'io-0'"));
+    let other_keyval = FormatInfo { keyval: KeyvalMethod::Fjall, ..info() };
+    let e = check(&dir, &other_keyval).unwrap_err().to_string();
+    assert!(e.contains("`keyval = \"sled\"` for server 'io-0'"), "{e}");
     let text = std::fs::read_to_string(dir.join("FORMAT")).unwrap();
     std::fs::write(dir.join("FORMAT"), text.replace("version 1", "version 7")).unwrap();
     let e = check(&dir, &info()).unwrap_err().to_string();

@@ -1,13 +1,13 @@
 //! Trove: one server's storage space on a local disk, or in memory for simulations.
 //!
 //! Place in the walks: the last room of read and write ([`bstreams`]) and of create and every other
-//! metadata operation ([`collection`]). Only this crate knows sled and local files.
+//! metadata operation ([`collection`]). Only this crate knows sled, fjall and local files.
 //!
 //! - [`space`]: one folder: `FORMAT`, lock, `keyval/`, `journal/`, `bstreams/`; opening and closing
 //! - [`mod@format`]: the `FORMAT` file, the lock file and the clean-stop marker
 //! - [`collection`]: transactions over keys and values; the journal is the truth
 //! - [`journal`]: the append-only redo journal
-//! - [`keyval`]: the narrow trait behind the collection, with methods `sled` and `memory`
+//! - [`keyval`]: the narrow trait behind the collection, with methods `sled`, `fjall` and `memory`
 //! - [`handles`]: handles out of a server's range
 //! - [`bstreams`]: datafiles with their checksums
 //! - [`scrub`]: verifies every strip at a bounded rate

@@ -63,7 +63,8 @@ impl StorageSpace {
         format::check(dir, expect)?;
         let lock = SpaceLock::take(dir)?;
         let clean_stop = format::take_clean_marker(dir)?;
-        let collection = Collection::open(dir, expect.fs_id, options.collection, env.clone())?;
+        let collection =
+            Collection::open(dir, expect.fs_id, expect.keyval, options.collection, env.clone())?;
         let bstreams = Bstreams::open(&dir.join("bstreams"), options.bstreams, env, clean_stop)?;
         Ok(StorageSpace {
             collection: Arc::new(collection),

@@ -4,7 +4,7 @@
 //! which needs root; without root that test says so and counts as skipped.
 #![allow(clippy::unwrap_used)]
 use pvfs2_proto::env::Env;
-use pvfs2_proto::{ErrorCode, Handle};
+use pvfs2_proto::{ErrorCode, Handle, KeyvalMethod};
 use pvfs2_trove::{FormatInfo, StorageSpace, TroveOptions, Txn};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -12,8 +12,15 @@ use std::process::{Child, Command, Stdio};
 
 const DIR: &str = "PVFS2_TROVE_TEST_DIR";
 
-fn info() -> FormatInfo {
-    FormatInfo { fs_id: 1, server_alias: "s0".into(), server_id: 0 }
+/// The keyval methods that this build has.
+fn methods() -> impl Iterator<Item = KeyvalMethod> {
+    let has = |m: &KeyvalMethod| *m != KeyvalMethod::Fjall || cfg!(feature = "fjall");
+    KeyvalMethod::ALL.into_iter().filter(has)
+}
+
+fn info(dir: &Path) -> FormatInfo {
+    let name = dir.file_name().unwrap().to_str().unwrap();
+    FormatInfo { fs_id: 1, server_alias: "s0".into(), server_id: 0, keyval: name.parse().unwrap() }
 }
 
 fn open(dir: &Path) -> StorageSpace {
@@ -24,7 +31,7 @@ fn open(dir: &Path) -> StorageSpace {
     options.collection.sync_within_ms = 20;
     options.bstreams.writeout_ms = 20;
     options.bstreams.open_max = 32;
-    StorageSpace::open(dir, &info(), options, Env::real()).unwrap()
+    StorageSpace::open(dir, &info(dir), options, Env::real()).unwrap()
 }
 
 fn bytes_of(n: u64) -> Vec<u8> {
@@ -62,12 +69,17 @@ fn spawn(dir: &Path) -> Child {
 
 #[test]
 fn kill_9_loses_nothing_acknowledged() {
-    let t = tempfile::tempdir().unwrap();
-    let dir = t.path().join("s");
-    StorageSpace::format(&dir, &info()).unwrap();
+    for method in methods() {
+        let t = tempfile::tempdir().unwrap();
+        killed_again_and_again(&t.path().join(method.name()));
+    }
+}
+
+fn killed_again_and_again(dir: &Path) {
+    StorageSpace::format(dir, &info(dir)).unwrap();
     let mut last = 0u64;
     for round in 0..6u64 {
-        let mut child = spawn(&dir);
+        let mut child = spawn(dir);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let goal = last + 150 + round * 211;
         for line in lines.by_ref().map_while(Result::ok) {
@@ -79,7 +91,7 @@ fn kill_9_loses_nothing_acknowledged() {
             }
         }
         // A second opener is refused while the first lives.
-        let e = StorageSpace::open(&dir, &info(), TroveOptions::default(), Env::real());
+        let e = StorageSpace::open(dir, &info(dir), TroveOptions::default(), Env::real());
         let e = e.err().unwrap();
         assert!(e.code == ErrorCode::InUse && e.detail.contains("pid"), "{e}");
         child.kill().unwrap();
@@ -90,7 +102,7 @@ fn kill_9_loses_nothing_acknowledged() {
                 last = n.trim().parse().unwrap_or(last);
             }
         }
-        let s = open(&dir);
+        let s = open(dir);
         assert!(!s.clean_stop);
         let c = &s.collection;
         let found = c.last_index();
@@ -143,15 +155,19 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_is_an_error_and_no_more() {
+    methods().for_each(full_disk);
+}
+
+fn full_disk(method: KeyvalMethod) {
     let Some(disk) = SmallDisk::mount(24) else {
         eprintln!("SKIPPED a_full_disk_is_an_error_and_no_more: a tmpfs needs root");
         return;
     };
-    let dir = disk.0.path().join("s");
-    StorageSpace::format(&dir, &info()).unwrap();
+    let dir = disk.0.path().join(method.name());
+    StorageSpace::format(&dir, &info(&dir)).unwrap();
     let mut options = TroveOptions::default();
     options.bstreams.reserve_bytes = 0;
-    let s = StorageSpace::open(&dir, &info(), options, Env::real()).unwrap();
+    let s = StorageSpace::open(&dir, &info(&dir), options, Env::real()).unwrap();
     let mut written = 0u64;
     let e = loop {
         match s.bstreams.write(Handle(9), written, &[&[7; 100_000]]) {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use pvfs2_bmi::auth::ClusterKey;
 use pvfs2_config::model::DEFAULT_PORT;
 use pvfs2_config::{Cluster, Defaults, Generate, NewServer, Timeouts};
-use pvfs2_proto::{Dist, env::Env};
+use pvfs2_proto::{Dist, KeyvalMethod, env::Env};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,9 @@ pub struct GenconfigArgs {
     /// Files up to this size live with their metafile
     #[arg(long, value_name = "BYTES", value_parser = size_arg)]
     pub small_file_bytes: Option<u64>,
+    /// What holds the metadata servers' keys and values: sled or fjall
+    #[arg(long, default_value_t, value_name = "METHOD")]
+    pub keyval: KeyvalMethod,
     /// File with the cluster's key, made if it is missing; needed for hosts other than localhost
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
@@ -136,7 +139,7 @@ fn build(args: &GenconfigArgs) -> Result<Cluster> {
         ..Default::default()
     };
     let key_file = args.key_file.as_deref().map(std::path::absolute).transpose()?;
-    Ok(Generate {
+    let mut cluster = Generate {
         fs_name: args.name.clone(),
         fs_id: Env::real().rand_u64().max(1),
         servers,
@@ -146,7 +149,11 @@ fn build(args: &GenconfigArgs) -> Result<Cluster> {
         sync_meta: args.sync_meta,
         dir: std::env::current_dir().unwrap_or_default(),
     }
-    .build()?)
+    .build()?;
+    for server in cluster.servers.iter_mut().filter(|s| s.meta_range.is_some()) {
+        server.keyval = args.keyval;
+    }
+    Ok(cluster)
 }
 
 /// A full address; a host without a port gets the next one of that host, from 3334 on.
@@ -184,6 +191,15 @@ mod tests {
     }
     fn build_words(words: &str) -> Result<Cluster> {
         build(&Wrap::try_parse_from(format!("x {words}").split_whitespace())?.args)
+    }
+
+    #[test]
+    fn metadata_servers_get_the_keyval_method() {
+        let c = build_words("--meta localhost --io localhost --keyval fjall").unwrap();
+        let methods: Vec<KeyvalMethod> = c.servers.iter().map(|s| s.keyval).collect();
+        assert_eq!(methods, [KeyvalMethod::Fjall, KeyvalMethod::Sled]);
+        let e = build_words("--meta localhost --io localhost --keyval bdb").unwrap_err();
+        assert!(e.to_string().contains("sled, fjall"), "{e}");
     }
 
     #[test]

@@ -79,7 +79,12 @@ impl Rig {
     /// Over a storage space in `path`, made there unless there is one.
     pub fn disk_at(path: &Path) -> Rig {
         let (clock, env) = env();
-        let info = FormatInfo { fs_id: 9, server_id: 0, server_alias: "io0".into() };
+        let info = FormatInfo {
+            fs_id: 9,
+            server_id: 0,
+            server_alias: "io0".into(),
+            keyval: Default::default(),
+        };
         if !path.join("FORMAT").exists() {
             StorageSpace::format(path, &info).unwrap();
         }

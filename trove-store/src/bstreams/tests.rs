@@ -23,14 +23,14 @@ fn all(b: &Bstreams, h: Handle) -> Result<Vec<u8>> {
 }
 
 fn path(f: &Fixture, h: Handle) -> std::path::PathBuf {
-    let Fixture::Disk(dir) = f else { panic!("only on disk") };
+    let Fixture::Disk(dir, _) = f else { panic!("only on disk") };
     dir.path().join(format!("s/bstreams/{:02x}/{h}", h.0 & 0xff))
 }
 
 fn damage(f: &Fixture, h: Handle, at: u64) {
     match f {
         Fixture::Memory(m) => assert!(m.disk.damage(h.0, at, 0x10)),
-        Fixture::Disk(_) => {
+        Fixture::Disk(..) => {
             let file = std::fs::OpenOptions::new().read(true).write(true).open(path(f, h)).unwrap();
             let mut b = [0];
             file.read_exact_at(&mut b, at).unwrap();
@@ -146,7 +146,7 @@ fn removed_handles_are_stale_across_restarts() {
         drop(s);
         let mut o = options();
         o.bstreams.recycle_secs = 0;
-        if let Fixture::Disk(_) = f {
+        if let Fixture::Disk(..) = f {
             let s = f.open_with(o);
             s.bstreams.write(H, 0, &[b"y"]).unwrap();
             assert_eq!(all(&s.bstreams, H).unwrap(), b"y");
@@ -357,7 +357,7 @@ fn the_cache_stays_small_and_the_side_files_true() {
             b.write(Handle(h), h, &[&pattern(500, h as u8)]).unwrap();
         }
         (0..12).for_each(|_| b.step().unwrap());
-        if let Fixture::Disk(_) = f {
+        if let Fixture::Disk(..) = f {
             let open = b.inner.open_ones().len();
             assert!(open <= 64, "{open} datafiles are open");
         }

@@ -1,20 +1,20 @@
 //! The collection: transactions over keys and values. The journal is the truth; an overlay in memory
-//! holds what sled does not have yet; a background thread moves it there.
+//! holds what the keyval does not have yet; a background thread moves it there.
 //!
 //! Place in the walks: create and every other metadata operation reads and commits here.
 //! Invariants:
 //! - a transaction is visible to `get` and `scan` when `commit` returns, whole or not at all;
 //! - the order of the journal is the order of visibility;
-//! - nothing enters sled before the journal has it durably, so that loss of power never leaves half
+//! - nothing enters the keyval before the journal has it durably, so that loss of power never leaves half
 //!   of a transaction that the journal lost;
-//! - the journal is only dropped up to an index that sled holds durably.
+//! - the journal is only dropped up to an index that the keyval holds durably.
 //!
-//! A commit costs one `write(2)` and a few map inserts; sled is off the hot path. `commit` waits only
+//! A commit costs one `write(2)` and a few map inserts; the keyval is off the hot path. `commit` waits only
 //! while both generations of the overlay are full. In simulations there are no threads:
 //! [`Collection::step`] does the background's work.
 //!
 //! - [`overlay`]: the two generations in memory
-//! - [`worker`]: what happens in the background: group commit and the move into sled
+//! - [`worker`]: what happens in the background: group commit and the move into the keyval
 pub mod overlay;
 pub mod worker;
 
@@ -22,13 +22,13 @@ use crate::error::{Result as TroveResult, TroveError};
 use crate::journal::memory::{MemJournal, MemLog};
 use crate::journal::record::{self, Change, Changes};
 use crate::journal::{disk::DiskJournal, recovery, segment};
+use crate::keyval;
 use crate::keyval::memory::{MemKeyval, MemMap};
-use crate::keyval::{Keyval, sled::SledKeyval};
 use bytes::Bytes;
 use overlay::Overlay;
 use parking_lot::{Mutex, RwLock};
-use pvfs2_proto::Result;
 use pvfs2_proto::env::Env;
+use pvfs2_proto::{KeyvalMethod, Result};
 use std::path::Path;
 use std::sync::Arc;
 use worker::Core;
@@ -74,19 +74,19 @@ impl Txn {
 /// Sizes and times of a collection.
 #[derive(Clone, Debug)]
 pub struct CollectionOptions {
-    /// Memory of sled's cache.
+    /// Memory of the keyval's cache.
     pub cache_bytes: u64,
     /// A generation of the overlay is full with this many keys...
     pub overlay_entries: usize,
     /// ... or with this much memory.
     pub overlay_bytes: usize,
-    /// A generation is moved into sled at this age, full or not.
+    /// A generation is moved into the keyval at this age, full or not.
     pub overlay_age_ms: u64,
     /// Commits that nobody waits for are synced within this time.
     pub sync_within_ms: u64,
     /// Size of a journal segment.
     pub segment_bytes: u64,
-    /// Moving into sled waits while the disk has less free than this (or a 32nd of the disk, if
+    /// Moving into the keyval waits while the disk has less free than this (or a 32nd of the disk, if
     /// that is less).
     pub reserve_bytes: u64,
 }
@@ -105,6 +105,18 @@ impl Default for CollectionOptions {
     }
 }
 
+impl CollectionOptions {
+    /// Sizes with which a metadata server stays within `memory_bytes`, however many keys there are.
+    pub fn within(memory_bytes: u64) -> CollectionOptions {
+        CollectionOptions {
+            cache_bytes: memory_bytes / 8,
+            overlay_entries: (memory_bytes / (8 << 10)) as usize,
+            overlay_bytes: (memory_bytes / 32 * 3) as usize,
+            ..CollectionOptions::default()
+        }
+    }
+}
+
 /// See [`Collection::stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectionStats {
@@ -112,7 +124,7 @@ pub struct CollectionStats {
     pub last_index: u64,
     /// Of them, how many survive loss of power for sure.
     pub durable_index: u64,
-    /// Keys that sled does not have yet.
+    /// Keys that the keyval does not have yet.
     pub overlay_entries: usize,
     /// Memory that they take, about.
     pub overlay_bytes: usize,
@@ -153,29 +165,24 @@ impl Collection {
     pub(crate) fn open(
         dir: &Path,
         fs_id: u64,
+        method: KeyvalMethod,
         options: CollectionOptions,
         env: Env,
     ) -> TroveResult<Collection> {
         let journal_dir = dir.join("journal");
-        let keyval = SledKeyval::open(&dir.join("keyval"), options.cache_bytes)?;
+        let keyval = keyval::open(method, &dir.join("keyval"), options.cache_bytes)?;
         let checkpoint = segment::read_checkpoint(&journal_dir)?;
         let mut active = Overlay::default();
         let found = recovery::recover(&journal_dir, fs_id, checkpoint, |index, changes| {
             active.apply(index, changes);
             // Keeps memory bounded over a long journal: replay is idempotent, so moving early is
             // harmless; the checkpoint is only written by the applier.
-            if active.bytes > 4 * options.overlay_bytes {
+            if active.bytes > 2 * options.overlay_bytes {
                 let early = std::mem::take(&mut active);
-                for (k, v) in &early.map {
-                    let done = match v {
-                        Some(v) => keyval.put(k, v),
-                        None => keyval.delete(k),
-                    };
-                    if let Err(e) = done {
-                        tracing::warn!("recovery cannot move changes into sled yet: {e}");
-                        active = early;
-                        break;
-                    }
+                let moved = keyval.apply(&mut early.changes());
+                if let Err(e) = moved {
+                    tracing::warn!("recovery cannot move changes into the keyval yet: {e}");
+                    active = early;
                 }
             }
         })?;
@@ -189,7 +196,7 @@ impl Collection {
         let journal =
             DiskJournal::new(&journal_dir, fs_id, found.last_index, options.segment_bytes)?;
         let space = Some(dir.to_path_buf());
-        let core = Core::new(Arc::new(journal), Arc::new(keyval), active, options, env, space);
+        let core = Core::new(Arc::new(journal), keyval, active, options, env, space);
         let threads = worker::start(&core)?;
         Ok(Collection { core, threads: Mutex::new(threads) })
     }
@@ -347,7 +354,7 @@ impl Collection {
 impl Drop for Collection {
     fn drop(&mut self) {
         self.stop_threads();
-        // Handle allocators may live on; sled's lock must not.
+        // Handle allocators may live on; the keyval's lock must not.
         self.core.shut("this storage space was closed");
     }
 }

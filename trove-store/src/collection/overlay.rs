@@ -5,7 +5,7 @@
 //! entry without a value and hides everything older.
 use crate::error::Result;
 use crate::journal::record::Change;
-use crate::keyval::{Keyval, bounds, prefix_end};
+use crate::keyval::{KeyChange, Keyval, bounds, prefix_end};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
@@ -38,6 +38,13 @@ impl Overlay {
             }
         }
         self.last_index = index;
+    }
+}
+
+impl Overlay {
+    /// The changes in ascending order.
+    pub fn changes(&self) -> impl Iterator<Item = KeyChange<'_>> {
+        self.map.iter().map(|(key, value)| (key, value.as_ref()))
     }
 }
 

@@ -9,12 +9,18 @@ use std::collections::BTreeMap;
 
 /// A storage space that outlives its openings.
 pub(crate) enum Fixture {
-    Disk(tempfile::TempDir),
+    Disk(tempfile::TempDir, KeyvalMethod),
     Memory(MemSpace),
 }
 
+/// The keyval methods that this build has.
+pub(crate) fn methods() -> Vec<KeyvalMethod> {
+    let has = |m: &KeyvalMethod| *m != KeyvalMethod::Fjall || cfg!(feature = "fjall");
+    KeyvalMethod::ALL.into_iter().filter(has).collect()
+}
+
 pub(crate) fn info() -> FormatInfo {
-    FormatInfo { fs_id: 7, server_alias: "s0".into(), server_id: 0 }
+    FormatInfo { fs_id: 7, server_alias: "s0".into(), server_id: 0, keyval: KeyvalMethod::Sled }
 }
 
 pub(crate) fn options() -> TroveOptions {
@@ -34,15 +40,25 @@ impl Fixture {
     pub fn both() -> [Fixture; 2] {
         [Fixture::disk(), Fixture::Memory(MemSpace::new())]
     }
+    /// Memory, and disk by every method.
+    pub fn all() -> Vec<Fixture> {
+        let disks = methods().into_iter().map(Fixture::disk_by);
+        disks.chain([Fixture::Memory(MemSpace::new())]).collect()
+    }
     pub fn disk() -> Fixture {
+        Fixture::disk_by(KeyvalMethod::Sled)
+    }
+    pub fn disk_by(keyval: KeyvalMethod) -> Fixture {
         let dir = quick_dir();
-        StorageSpace::format(&dir.path().join("s"), &info()).unwrap();
-        Fixture::Disk(dir)
+        let info = FormatInfo { keyval, ..info() };
+        StorageSpace::format(&dir.path().join("s"), &info).unwrap();
+        Fixture::Disk(dir, keyval)
     }
     pub fn open_with(&self, options: TroveOptions) -> StorageSpace {
         match self {
-            Fixture::Disk(dir) => {
-                StorageSpace::open(&dir.path().join("s"), &info(), options, Env::real()).unwrap()
+            Fixture::Disk(dir, keyval) => {
+                let info = FormatInfo { keyval: *keyval, ..info() };
+                StorageSpace::open(&dir.path().join("s"), &info, options, Env::real()).unwrap()
             }
             Fixture::Memory(space) => space.open(Env::real()).unwrap(),
         }
@@ -76,7 +92,7 @@ fn keys(c: &Collection, prefix: &str, after: Option<&str>, limit: usize) -> Vec<
 
 #[test]
 fn commits_are_seen_in_order_before_and_after_the_move() {
-    for f in Fixture::both() {
+    for f in Fixture::all() {
         let s = f.open();
         let c = &s.collection;
         assert_eq!(put(c, "a1", "x"), 1);
@@ -111,7 +127,7 @@ fn commits_are_seen_in_order_before_and_after_the_move() {
 
 #[test]
 fn a_crash_loses_nothing_committed() {
-    for f in Fixture::both() {
+    for f in Fixture::all() {
         for round in 0..6 {
             let s = f.open();
             assert_eq!(s.clean_stop, round == 0);
@@ -131,7 +147,7 @@ fn a_crash_loses_nothing_committed() {
 
 #[test]
 fn empty_and_impossible_transactions() {
-    for f in Fixture::both() {
+    for f in Fixture::all() {
         let s = f.open();
         assert_eq!(s.collection.commit(Txn::new()).unwrap(), 0);
         let mut t = Txn::new();
@@ -152,7 +168,7 @@ fn empty_and_impossible_transactions() {
 
 #[test]
 fn sync_is_shared_by_many_waiters() {
-    for f in Fixture::both() {
+    for f in Fixture::all() {
         let s = f.open();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let c = &s.collection;
@@ -176,13 +192,17 @@ fn sync_is_shared_by_many_waiters() {
 
 #[test]
 fn the_background_syncs_and_moves_by_itself() {
-    let f = Fixture::disk();
+    methods().into_iter().for_each(syncs_and_moves_by_itself);
+}
+
+fn syncs_and_moves_by_itself(method: KeyvalMethod) {
+    let f = Fixture::disk_by(method);
     let mut o = options();
     o.collection.sync_within_ms = 20;
     o.collection.overlay_age_ms = 40;
     let s = f.open_with(o);
     put(&s.collection, "k", "v");
-    let Fixture::Disk(dir) = &f else { unreachable!() };
+    let Fixture::Disk(dir, _) = &f else { unreachable!() };
     let journal = dir.path().join("s/journal");
     let moved = || {
         // The checkpoint comes first, then the old segments go.
@@ -201,13 +221,19 @@ fn the_background_syncs_and_moves_by_itself() {
 
 #[test]
 fn a_full_overlay_waits_for_the_move_and_loses_nothing() {
-    let f = Fixture::disk();
+    methods().into_iter().for_each(full_overlay_waits_for_the_move);
+}
+
+fn full_overlay_waits_for_the_move(method: KeyvalMethod) {
+    let f = Fixture::disk_by(method);
     let mut o = options();
     o.collection.overlay_entries = 40;
     o.collection.segment_bytes = 64 << 10;
     let s = f.open_with(o);
     for i in 0..1000 {
         put(&s.collection, &format!("{i:04}"), "v");
+        // One generation of up to twice the size on its way, and one that takes new changes.
+        assert!(s.collection.stats().overlay_entries <= 3 * 40);
     }
     assert_eq!(keys(&s.collection, "", None, 2000).len(), 1000);
     s.close().unwrap();
@@ -228,6 +254,19 @@ fn a_failed_sync_poisons() {
     assert_eq!(s.collection.sync_now(index).unwrap_err().code, ErrorCode::Io);
     m.crash();
     assert_eq!(get(&m.open(Env::real()).unwrap().collection, "a").as_deref(), Some("b"));
+}
+
+#[test]
+fn sizes_follow_from_the_memory() {
+    for memory_bytes in [96 << 20, 512 << 20, 4 << 30] {
+        let o = CollectionOptions::within(memory_bytes);
+        let most = o.cache_bytes + 3 * o.overlay_bytes as u64;
+        assert!(most <= memory_bytes / 2, "{most} of {memory_bytes}");
+        // Whatever the changes' size, a generation holds thousands of them.
+        assert!(o.overlay_entries >= 8 << 10 && o.overlay_bytes >= 8 << 20);
+    }
+    let (o, default) = (CollectionOptions::within(512 << 20), CollectionOptions::default());
+    assert_eq!((o.cache_bytes, o.overlay_bytes), (default.cache_bytes, default.overlay_bytes));
 }
 
 #[test]
@@ -343,7 +382,7 @@ fn run(f: &Fixture, steps: Vec<Step>) -> Result<(), TestCaseError> {
                         let now = history.len() as u64 - 1;
                         history.truncate((durable + keep).min(now) as usize + 1);
                     }
-                    Fixture::Disk(_) => f.crash(space),
+                    Fixture::Disk(..) => f.crash(space),
                 }
                 space = f.open();
                 prop_assert!(!space.clean_stop);
@@ -366,6 +405,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn equals_a_map_on_disk(steps in steps()) {
-        run(&Fixture::disk(), steps)?;
+        for method in methods() {
+            run(&Fixture::disk_by(method), steps.clone())?;
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The collection's core and its background: group commit, and the move of the overlay into sled.
+//! The collection's core and its background: group commit, and the move of the overlay into the keyval.
 //!
 //! Place in the walks: `commit` is the last step before a metadata reply; the rest is beside the
 //! walks. Invariants: see the folder's head. Locks are taken in this order: `order`, `view`, `work`.
@@ -33,7 +33,7 @@ struct Work {
     requested: u64,
     dirty_since: Option<Instant>,
     active_since: Option<Instant>,
-    /// The move into sled waits for free space.
+    /// The move into the keyval waits for free space.
     starved: bool,
 }
 
@@ -99,7 +99,7 @@ impl Core {
             }
             Core::keyval(&view)?
         };
-        // A key that moves into sled right now is there before it leaves the overlay.
+        // A key that moves into the keyval right now is there before it leaves the overlay.
         keyval.get(key)
     }
 
@@ -239,12 +239,7 @@ impl Core {
         let Some(frozen) = self.freeze() else { return Ok(false) };
         let keyval = Core::keyval(&self.view.read())?;
         self.sync_journal()?;
-        for (key, value) in &frozen.map {
-            match value {
-                Some(value) => keyval.put(key, value)?,
-                None => keyval.delete(key)?,
-            }
-        }
+        keyval.apply(&mut frozen.changes())?;
         keyval.flush()?;
         self.journal.checkpoint(frozen.last_index)?;
         let old = self.view.write().frozen.take();
@@ -353,12 +348,12 @@ impl Core {
                 continue;
             }
             drop(work);
-            // sled panics where it cannot go on; that must stop commits, not pass unseen.
+            // A method may panic (sled does) where it cannot go on; that must stop commits, not pass unseen.
             let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.move_one()));
             let why = match moved {
                 Ok(Ok(_)) => continue,
                 Ok(Err(e)) => e.to_string(),
-                Err(_) => "sled panicked".to_string(),
+                Err(_) => "the keyval panicked".to_string(),
             };
             self.fail(&format!(
                 "{why}; nothing is lost (the journal holds it), but this server accepts no more \

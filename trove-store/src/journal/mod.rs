@@ -1,5 +1,5 @@
 //! The redo journal: every transaction is first one record here; the journal is the truth about
-//! order, and sled only follows it.
+//! order, and the keyval only follows it.
 //!
 //! Place in the walks: create and every other metadata operation, just before the reply.
 //! Invariants: indices have no gaps; a record is appended by one `write(2)` and survives `kill -9`

@@ -1,7 +1,7 @@
 //! Keyval method `memory`: a map, and a copy of it as of the last flush.
 //!
 //! Place in the walks: as [`super::sled`], in tests and simulations.
-use super::{Keyval, bounds, prefix_end};
+use super::{KeyChange, Keyval, bounds, prefix_end};
 use crate::error::Result;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -40,13 +40,14 @@ impl Keyval for MemKeyval {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         Ok(self.0.read().now.get(key).cloned())
     }
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-        self.0.write().now.insert(key, value);
-        Ok(())
-    }
-    fn delete(&self, key: &[u8]) -> Result<()> {
-        self.0.write().now.remove(key);
+    fn apply(&self, changes: &mut dyn Iterator<Item = KeyChange<'_>>) -> Result<()> {
+        let mut map = self.0.write();
+        for (key, value) in changes {
+            match value {
+                Some(value) => map.now.insert(key.clone(), value.clone()),
+                None => map.now.remove(key),
+            };
+        }
         Ok(())
     }
     fn scan(

@@ -8,21 +8,17 @@
 //! segment goes to a file of its own under `blobs/`, which sled never syncs (`blob_io.rs`). With
 //! segments of [`SLED_SEGMENT_BYTES`] a leaf of 16 values of 64 KiB stays below that, so blobs only
 //! appear for larger values; `flush` syncs them too.
-use super::{Keyval, bounds, prefix_end};
+use super::{KeyChange, Keyval, LOCK_PAUSE, LOCK_TRIES, bounds, prefix_end};
 use crate::error::{Result, TroveError};
 use bytes::Bytes;
 use std::fs::File;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// sled's segment, its unit of allocation and of cleaning.
 pub const SLED_SEGMENT_BYTES: usize = 8 << 20;
 
 /// What sled 0.34.7 says when its file is locked (`config.rs`).
 const LOCK_HELD: &str = "could not acquire lock";
-const LOCK_TRIES: u32 = 1000;
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// sled in a folder.
 pub struct SledKeyval {
@@ -43,21 +39,10 @@ impl SledKeyval {
             .cache_capacity(cache_bytes)
             .segment_size(SLED_SEGMENT_BYTES)
             .flush_every_ms(None);
-        // sled panics on some kinds of damage; a start must fail with a sentence instead.
-        let open = || {
-            let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-            let unreadable = |_| {
-                TroveError::Damaged(format!(
-                    "{}: sled cannot read its file; restore this server's storage space from a copy",
-                    dir.display()
-                ))
-            };
-            opened.map_err(unreadable)
-        };
         // sled's pool may hold the file of an instance that this process has just dropped.
         let mut patience = LOCK_TRIES;
         let db = loop {
-            match open()? {
+            match config.open() {
                 Err(sled::Error::Io(e)) if patience > 0 && e.to_string().contains(LOCK_HELD) => {
                     patience -= 1;
                     std::thread::sleep(LOCK_PAUSE);
@@ -80,11 +65,15 @@ impl Keyval for SledKeyval {
         let found = self.db.get(key).map_err(|e| self.fail(e))?;
         Ok(found.map(|v| Bytes::copy_from_slice(&v)))
     }
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.db.insert(key, value).map(drop).map_err(|e| self.fail(e))
-    }
-    fn delete(&self, key: &[u8]) -> Result<()> {
-        self.db.remove(key).map(drop).map_err(|e| self.fail(e))
+    fn apply(&self, changes: &mut dyn Iterator<Item = KeyChange<'_>>) -> Result<()> {
+        for (key, value) in changes {
+            let done = match value {
+                Some(value) => self.db.insert(key.as_ref(), value.as_ref()),
+                None => self.db.remove(key.as_ref()),
+            };
+            done.map_err(|e| self.fail(e))?;
+        }
+        Ok(())
     }
     fn scan(
         &self,
