@@ -19,5 +19,5 @@ pub mod validate;
 
 pub use error::ConfigError;
 pub use generate::{Generate, NewServer};
-pub use model::{Cluster, Defaults, Server, Timeouts};
+pub use model::{Cluster, Defaults, META_MEMORY_BYTES, Server, Timeouts};
 pub use spec::MountSpec;

@@ -176,6 +176,8 @@ impl Cluster {
                     addresses: vec![format!("tcp://127.0.0.1:{}", ports[0])],
                     storage: self.dir.path().join(&alias),
                     management: Some(format!("http://127.0.0.1:{}", ports[1])),
+                    keyval: pvfs2_proto::KeyvalMethod::default(),
+                    meta_memory_bytes: pvfs2_config::META_MEMORY_BYTES,
                     alias,
                 });
             }
