@@ -32,5 +32,5 @@ pub use cluster::{ClusterMap, ServerEntry, ServerId};
 pub use dist::Dist;
 pub use error::{ErrorCode, PvfsError, Result};
 pub use handle::{Handle, HandleRange};
-pub use lock::{Held, HeldList, LOCK_END, LockRange};
 pub use keyval::KeyvalMethod;
+pub use lock::{Held, HeldList, LOCK_END, LockRange};

@@ -95,6 +95,8 @@ fn first(data: &DataDir, wish: &Wish) -> Result<Cluster> {
             addresses: addresses(data, fs_id, &alias, port),
             storage: PathBuf::from("storage").join(&alias),
             management: Some(format!("http://127.0.0.1:{management}")),
+            keyval,
+            meta_memory_bytes,
             alias,
         });
     }
@@ -201,12 +203,21 @@ fn grow(
         let port = ports.take(preferred)?;
         let management = ports.take(preferred.saturating_add(1000))?;
         let index = u64::from(i);
+        // As the first server has it, so that all are of one kind.
+        let (keyval, meta_memory_bytes) = cluster
+            .servers
+            .first()
+            .map_or((Default::default(), pvfs2_config::META_MEMORY_BYTES), |s| {
+                (s.keyval, s.meta_memory_bytes)
+            });
         cluster.servers.push(Server {
             meta_range: is_meta.then(|| generate::meta_range(index)),
             io_range: (!is_meta).then(|| generate::io_range(index)),
             addresses: addresses(data, cluster.fs_id, &alias, port),
             storage: PathBuf::from("storage").join(&alias),
             management: Some(format!("http://127.0.0.1:{management}")),
+            keyval,
+            meta_memory_bytes,
             alias,
         });
     }
