@@ -95,8 +95,6 @@ fn first(data: &DataDir, wish: &Wish) -> Result<Cluster> {
             addresses: addresses(data, fs_id, &alias, port),
             storage: PathBuf::from("storage").join(&alias),
             management: Some(format!("http://127.0.0.1:{management}")),
-            keyval,
-            meta_memory_bytes,
             alias,
         });
     }
