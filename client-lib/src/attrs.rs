@@ -3,11 +3,12 @@
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | Ask (getattr to the object's server) | Sizes, or Done when the size is known | the error |
-//! | Sizes (df_stat to all I/O servers of the file, one exchange) | Done | the error |
+//! | Sizes (df_stat to all I/O servers of the file, getattr of a split directory's parts, one exchange) | Done | the error |
 //!
 //! Size rule: exact unless `SIZE_DYNAMIC`; with `SOLE_WRITER` this client's own knowledge completes
 //! it without a request; else `max(attr.size, dist.logical_size(datafile sizes))`, and the mtime is
-//! the newest datafile's where that is later than the mtime and than its last explicit setting.
+//! the newest datafile's where that is later than the mtime and than its last explicit setting. A
+//! split directory's attributes are its home's and its parts' together.
 use crate::client::Client;
 use crate::io_plan::io_server;
 use crate::machine::Cx;
@@ -66,6 +67,11 @@ impl AttrFlow {
             AttrFlow::Sizes(attr) => {
                 let epoch = cx.client.acache().epoch(attr.handle());
                 resolve_sizes(cx, &mut [attr]).await?;
+                if attr.dir_map.is_some() {
+                    // Names have moved between the two questions: once more.
+                    *self = AttrFlow::Ask(attr.handle());
+                    return Ok(None);
+                }
                 cx.client.acache().fill_since(epoch, attr, cx.now_ns());
                 Ok(Some((**attr).clone()))
             }
@@ -80,6 +86,13 @@ impl AttrFlow {
 ///
 /// [`OpenTable::closes`]: crate::open_table::OpenTable::closes
 pub fn merge_own(client: &Client, closes: u64, attr: &mut Attr) -> bool {
+    if let Some(map) = &attr.dir_map {
+        // The rest is with the parts of the directory.
+        if !attr.has(AttrFlags::DIR_PART) {
+            client.dirmaps().learn(map);
+        }
+        return false;
+    }
     if !attr.is_file() || !attr.has(AttrFlags::SIZE_DYNAMIC) || attr.layout.is_none() {
         return true;
     }
@@ -126,7 +139,34 @@ pub fn cached(client: &Client, handle: Handle) -> Option<Attr> {
     })
 }
 
-/// Makes the sizes of all `attrs` (dynamic ones) exact with one request per I/O server.
+/// Adds what the parts of a split directory say to what its home says. The map stays where the home
+/// was asked before names moved that a part counts by now.
+fn add_parts(attr: &mut Attr, parts: &BTreeMap<u64, Attr>) {
+    let Some(map) = attr.dir_map.take() else { return };
+    let mut sum = attr.clone();
+    for part in map.parts.iter().filter_map(|p| parts.get(p)) {
+        let given = part.dir_map.clone().unwrap_or_default();
+        let (mut names, mut subdirs) = (part.size, part.nlink.saturating_sub(2));
+        if given.last_names > 0 && given.last_low > map.moved {
+            attr.dir_map = Some(map);
+            return;
+        }
+        if given.last_low == map.moved {
+            // Given to the part, but the home has counted them too.
+            names = names.saturating_sub(given.last_names);
+            subdirs = subdirs.saturating_sub(given.last_subdirs);
+        }
+        sum.size += names;
+        sum.nlink += subdirs;
+        sum.change += part.change;
+        raise_mtime(&mut sum, part.mtime_ns);
+        sum.ctime_ns = sum.ctime_ns.max(part.ctime_ns);
+    }
+    *attr = sum;
+}
+
+/// Makes the sizes of all `attrs` (dynamic ones) exact with one request per I/O server, and the
+/// attributes of split directories whole with one per part.
 ///
 /// # Errors
 /// The servers'.
@@ -143,7 +183,18 @@ pub async fn resolve_sizes<N: Net>(cx: &mut Cx<'_, N>, attrs: &mut [&mut Box<Att
             Call::new(server, DfStatRequest { datahandles: datahandles.clone() }.into_request())
         })
         .collect();
+    let parts: Vec<u64> =
+        attrs.iter().flat_map(|a| &a.dir_map).flat_map(|m| m.parts.iter().copied()).collect();
+    for &part in &parts {
+        let server = cx.meta_server(Handle(part))?;
+        calls.push(Call::new(server, GetattrRequest { handle: part }.into_request()));
+    }
     cx.exchange(&mut calls).await?;
+    let mut part_attrs: BTreeMap<u64, Attr> = BTreeMap::new();
+    for (part, call) in parts.into_iter().zip(calls.drain(wanted.len()..)) {
+        let answer = GetattrRequest::take_response(take(call.result)?.op)?;
+        part_attrs.insert(part, need(answer.attr, "getattr answered without attributes")?);
+    }
     let mut stats: BTreeMap<u64, DfStat> = BTreeMap::new();
     for (call, asked) in calls.into_iter().zip(wanted.values()) {
         let answer = DfStatRequest::take_response(take(call.result)?.op)?;
@@ -157,6 +208,7 @@ pub async fn resolve_sizes<N: Net>(cx: &mut Cx<'_, N>, attrs: &mut [&mut Box<Att
     }
     for attr in attrs.iter_mut() {
         apply_stats(attr, &stats);
+        add_parts(attr, &part_attrs);
     }
     Ok(())
 }

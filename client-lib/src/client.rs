@@ -5,6 +5,7 @@
 //!
 //! Invariant: nothing here waits; every lock is held for a look-up only.
 use crate::acache::Acache;
+use crate::dirmaps::DirMaps;
 use crate::locks::LockTable;
 use crate::metrics::Metrics;
 use crate::ncache::Ncache;
@@ -174,6 +175,7 @@ pub struct Client {
     config: ClientConfig,
     known: Arc<Known>,
     shared: Arc<ClientShared>,
+    dirmaps: DirMaps,
     metrics: Metrics,
     op_ids: AtomicU64,
 }
@@ -191,7 +193,14 @@ impl Client {
         let shared = ClientShared::new(config.network(), known.clone());
         // Ids of one client follow each other; their upper half tells clients apart in traces.
         let op_ids = AtomicU64::new(config.env.rand_u64() << 32 | 1);
-        Arc::new(Client { config, known, shared, metrics: Metrics::default(), op_ids })
+        Arc::new(Client {
+            config,
+            known,
+            shared,
+            dirmaps: DirMaps::default(),
+            metrics: Metrics::default(),
+            op_ids,
+        })
     }
 
     /// How it behaves.
@@ -217,6 +226,10 @@ impl Client {
     /// The cache of attributes.
     pub fn acache(&self) -> &Acache {
         &self.known.acache
+    }
+    /// Maps of split directories.
+    pub fn dirmaps(&self) -> &DirMaps {
+        &self.dirmaps
     }
     /// What is open.
     pub fn opens(&self) -> &OpenTable {

@@ -15,6 +15,7 @@
 //! - [`open_table`][]: what is open, and what this client wrote and has not yet reported
 //! - [`locks`][]: what is locked, and what is still to be given back
 //! - [`ncache`], [`acache`][]: names and attributes
+//! - [`dirmaps`][]: which part of a split directory to ask for a name
 //! - [`timed_map`][]: the bounded map with timeouts under both caches
 //! - [`background`][]: the thread for what no program waits for
 //! - [`metrics`][]: counters and latency histograms per operation
@@ -22,6 +23,7 @@ pub mod acache;
 pub mod attrs;
 pub mod background;
 pub mod client;
+pub mod dirmaps;
 pub mod io_plan;
 pub mod locks;
 pub mod machine;

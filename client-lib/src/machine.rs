@@ -9,9 +9,11 @@
 //! carrier goes on where it stopped; with any other outcome no ticket is held any more.
 use crate::client::Client;
 use crate::tickets::Tickets;
+use bytes::Bytes;
 use pvfs2_bmi::call::{CallCx, Net};
-use pvfs2_proto::op::Cred;
-use pvfs2_proto::{ErrorCode, PvfsError, Result};
+use pvfs2_proto::op::{Cred, GetattrRequest};
+use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
+use smallvec::SmallVec;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use std::time::Duration;
 
 /// Times that one step may be repeated because its session had ended.
 const SESSION_RETRIES_MAX: u32 = 3;
+/// Times that one operation may ask anew where its names lie.
+const MOVES_MAX: u32 = 1_000;
 
 /// What a step came to.
 #[derive(Debug)]
@@ -58,6 +62,39 @@ pub struct Cx<'a, N: Net> {
 }
 
 impl<N: Net> Cx<'_, N> {
+    /// The object to be asked for `name` of `dir`: the directory, or a part of one that has split.
+    /// While this step repeats, the answer stays: a request whose fate is open goes to the server
+    /// that may have done it.
+    pub fn part_of(&mut self, dir: Handle, name: &Bytes) -> Handle {
+        if let Some(route) = self.op.routes.iter().find(|r| r.dir == dir && r.name == *name) {
+            return route.part;
+        }
+        let part = self.client.dirmaps().part_of(dir, name);
+        self.op.routes.push(Route { dir, name: name.clone(), part });
+        part
+    }
+
+    /// This step asks `dir` or a part of it, chosen otherwise than by a name.
+    pub fn asks_part_of(&mut self, dir: Handle) {
+        if self.op.routes.is_empty() {
+            self.op.routes.push(Route { dir, name: Bytes::new(), part: dir });
+        }
+    }
+
+    /// Learns anew where the names of this step's directories lie.
+    async fn refresh_routes(&mut self) -> Result<()> {
+        let dirs: SmallVec<[Handle; 2]> = self.op.routes.iter().map(|r| r.dir).collect();
+        for dir in dirs {
+            let server = self.meta_server(dir)?;
+            let attr = self.ask(server, GetattrRequest { handle: dir.0 }).await?.attr;
+            if let Some(map) = attr.and_then(|a| a.dir_map) {
+                self.client.dirmaps().learn(&map);
+            }
+        }
+        self.op.routes.clear();
+        Ok(())
+    }
+
     /// Nanoseconds since 1970-01-01 UTC.
     pub fn now_ns(&self) -> i64 {
         self.client.env().now_ns()
@@ -89,6 +126,13 @@ pub enum HookAction {
 /// Called at every transition.
 pub type Hook = Box<dyn FnMut(Transition) -> HookAction + Send>;
 
+/// Whom a step asked for a name.
+struct Route {
+    dir: Handle,
+    name: Bytes,
+    part: Handle,
+}
+
 /// What belongs to one running operation, whoever drives it.
 pub struct OpState {
     /// Operation id, credentials and caller, as the servers and the network see them.
@@ -106,6 +150,8 @@ pub struct OpState {
     left: &'static str,
     started_ns: i64,
     session_retries: u32,
+    routes: SmallVec<[Route; 2]>,
+    moves: u32,
     entered: bool,
 }
 
@@ -122,6 +168,8 @@ impl OpState {
             left: "start",
             started_ns: client.env().now_ns(),
             session_retries: 0,
+            routes: SmallVec::new(),
+            moves: 0,
             entered: false,
         }
     }
@@ -148,6 +196,7 @@ impl OpState {
             ErrorCode::Stalled => true,
             ErrorCode::BadSession => self.session_retries < SESSION_RETRIES_MAX,
             ErrorCode::Busy => client.may_retry(self.attempts),
+            ErrorCode::Moved => self.moves < MOVES_MAX,
             _ => false,
         }
     }
@@ -220,6 +269,7 @@ async fn drive<M: Machine, N: Net>(
         match machine.step(&mut Cx { client, net, op }).await {
             Ok(Step::Next) => {
                 op.session_retries = 0;
+                op.routes.clear();
                 let to = machine.state();
                 op.transition(M::NAME, to)?;
             }
@@ -228,7 +278,16 @@ async fn drive<M: Machine, N: Net>(
                 return Ok(out);
             }
             Err(e) => {
-                retry(op, client, e).await?;
+                let e = match e.code {
+                    ErrorCode::Moved if op.will_retry(client, &e) => {
+                        op.moves += 1;
+                        Cx { client, net, op }.refresh_routes().await.err()
+                    }
+                    _ => Some(e),
+                };
+                if let Some(e) = e {
+                    retry(op, client, e).await?;
+                }
                 op.attempts += 1;
                 tracing::trace!(op_id = op.cx.op_id, op = M::NAME, attempts = op.attempts, "again");
             }

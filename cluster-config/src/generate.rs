@@ -160,7 +160,11 @@ impl Cluster {
         writeln!(o, "# round_robin, random, local, none")?;
         writeln!(o, "layout = {}", quote(&d.layout))?;
         writeln!(o, "# files up to this size live with their metafile")?;
-        writeln!(o, "small_file_bytes = {}\n", d.small_file_bytes)?;
+        writeln!(o, "small_file_bytes = {}", d.small_file_bytes)?;
+        writeln!(o, "# metadata servers over which a directory spreads at most; 1: none splits")?;
+        writeln!(o, "dir_servers_max = {}", d.dir_servers_max)?;
+        writeln!(o, "# names with which a directory splits")?;
+        writeln!(o, "dir_split_entries = {}\n", d.dir_split_entries)?;
         let t = &self.timeouts;
         writeln!(o, "[timeouts]")?;
         writeln!(

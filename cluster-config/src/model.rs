@@ -68,6 +68,10 @@ pub struct Defaults {
     pub layout: String,
     /// Files up to this many bytes live with their metafile.
     pub small_file_bytes: u64,
+    /// Metadata servers over which a directory spreads at most; 1: none splits.
+    pub dir_servers_max: u32,
+    /// Names with which a directory splits.
+    pub dir_split_entries: u64,
 }
 
 impl Default for Defaults {
@@ -77,6 +81,8 @@ impl Default for Defaults {
             num_datafiles: 0,
             layout: "round_robin".into(),
             small_file_bytes: pvfs2_proto::limits::SMALL_FILE_BYTES,
+            dir_servers_max: pvfs2_proto::limits::DIR_SERVERS_MAX,
+            dir_split_entries: pvfs2_proto::limits::DIR_SPLIT_ENTRIES,
         }
     }
 }
@@ -171,6 +177,8 @@ impl Cluster {
             retry_limit: self.timeouts.retry_limit,
             retry_delay_ms: self.timeouts.retry_delay_ms,
             lease_ms: self.timeouts.lease_ms,
+            dir_servers_max: self.defaults.dir_servers_max,
+            dir_split_entries: self.defaults.dir_split_entries,
         }
     }
 

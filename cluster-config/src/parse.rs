@@ -46,6 +46,8 @@ struct RawDefaults {
     num_datafiles: Option<Spanned<u32>>,
     layout: Option<Spanned<String>>,
     small_file_bytes: Option<Spanned<u64>>,
+    dir_servers_max: Option<Spanned<u32>>,
+    dir_split_entries: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -229,6 +231,14 @@ impl Origin<'_> {
                 .small_file_bytes
                 .as_ref()
                 .map_or(d.small_file_bytes, |v| *v.as_ref()),
+            dir_servers_max: raw
+                .dir_servers_max
+                .as_ref()
+                .map_or(d.dir_servers_max, |v| *v.as_ref()),
+            dir_split_entries: raw
+                .dir_split_entries
+                .as_ref()
+                .map_or(d.dir_split_entries, |v| *v.as_ref()),
         })
     }
 
@@ -339,6 +349,8 @@ fn field_start(raw: &RawFile, table: &str, field: &str) -> Option<usize> {
         ("defaults", "num_datafiles") => at(&d.num_datafiles),
         ("defaults", "layout") => at(&d.layout),
         ("defaults", "small_file_bytes") => at(&d.small_file_bytes),
+        ("defaults", "dir_servers_max") => at(&d.dir_servers_max),
+        ("defaults", "dir_split_entries") => at(&d.dir_split_entries),
         ("timeouts", "lease_ms") => at(&t.lease_ms),
         ("timeouts", "retry_delay_ms") => at(&t.retry_delay_ms),
         _ => None,

@@ -354,6 +354,14 @@ fn check_defaults(cluster: &Cluster) -> Result<(), Complaint> {
             format!("write a number up to {SMALL_MAX}; larger files belong on the I/O servers"),
         ));
     }
+    if d.dir_servers_max == 0 || d.dir_split_entries == 0 {
+        let field = if d.dir_servers_max == 0 { "dir_servers_max" } else { "dir_split_entries" };
+        return Err(complain(
+            at(field),
+            "0 is no number of servers or names".to_owned(),
+            "write dir_servers_max = 1 for directories that never split".to_owned(),
+        ));
+    }
     Ok(())
 }
 

@@ -47,6 +47,8 @@ pub fn to_errno(code: ErrorCode) -> i32 {
         ErrorCode::Deadlock => libc::EDEADLK,
         ErrorCode::Locked => libc::EAGAIN,
         ErrorCode::NoLocks => libc::ENOLCK,
+        // Settled by the client, which takes the directory's map anew.
+        ErrorCode::Moved => libc::EIO,
         // Never leaves the dispatcher, which sends the operation to the background.
         ErrorCode::Stalled => libc::EIO,
     }
@@ -96,6 +98,7 @@ pub fn text(code: ErrorCode) -> &'static str {
         ErrorCode::Deadlock => "the lock would deadlock",
         ErrorCode::Locked => "another owner holds a lock on these bytes",
         ErrorCode::NoLocks => "this client has too many locks",
+        ErrorCode::Moved => "the name lies on another part of its directory; ask again",
         ErrorCode::Stalled => "the answer is late; the operation goes on in the background",
     }
 }

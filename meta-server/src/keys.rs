@@ -17,6 +17,8 @@
 //! | `n` | counter (1) | value (8, LE) |
 //! | `u` | quota kind (1), id (8) | bytes (8, LE), files (8, LE): usage at the last clean stop; kind 255: there was one |
 //! | `U` | quota kind (1), id (8) | bytes (8, LE), files (8, LE): a limit, 0 none; kind 255: there ever was one |
+//! | `t` | part (8) | seed of its name hash (8, LE): a part of a split directory of another server |
+//! | `T` | directory (8) | (empty) a directory of this server whose names are moving to its parts |
 //! | `s`, `r` | see `server_core::session` | sessions and kept replies |
 //!
 //! Directory cursors: dirents lie in the order of a 56-bit keyed hash of their names, so a cursor
@@ -25,6 +27,8 @@
 //! cursor with some small offset still fits a signed 64-bit position.
 use bytes::Bytes;
 use pvfs2_proto::Handle;
+use pvfs2_proto::dirmap::RANK_BITS;
+pub use pvfs2_proto::dirmap::name_hash;
 use pvfs2_server_core::session::SessionKeys;
 use smallvec::SmallVec;
 
@@ -47,9 +51,9 @@ const USED: u8 = b'u';
 const LIMIT: u8 = b'U';
 /// In the place of a quota's kind: says something of all of them.
 const QUOTA_MARK: u8 = 255;
+const PART: u8 = b't';
+const SPLITTING: u8 = b'T';
 
-/// Bits of a cursor that count names of equal hash.
-const RANK_BITS: u32 = 6;
 /// The rank's part of a cursor.
 const RANK_MASK: u64 = (1 << RANK_BITS) - 1;
 
@@ -98,24 +102,6 @@ pub fn handle_of(key: &[u8]) -> Option<Handle> {
     be_u64(key, 1).map(Handle)
 }
 
-/// The place of a name in its directory: a hash with the low `RANK_BITS` clear, never 0. `seed` is
-/// [`Counter::NameHash`]. Folded multiplication as in wyhash (Wang Yi, public domain); the secret
-/// seed keeps anybody from preparing names that collide.
-pub fn name_hash(seed: u64, name: &[u8]) -> u64 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let fold = |a: u64, b: u64| {
-        let wide = u128::from(a) * u128::from(b | 1);
-        (wide as u64) ^ ((wide >> 64) as u64)
-    };
-    let mut hash = fold(seed ^ K, name.len() as u64 ^ 0xd6e8_feb8_6659_fd93);
-    for part in name.chunks(8) {
-        let word = part.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-        hash = fold(hash ^ word, seed.rotate_left(32) ^ K);
-    }
-    hash = fold(hash, K);
-    ((hash >> 8).max(1)) << RANK_BITS
-}
-
 /// Key of a dirent.
 pub fn dirent(dir: Handle, hash: u64, name: &[u8]) -> Key {
     let mut key = with_u64(DIRENT, dir.0);
@@ -138,6 +124,12 @@ pub fn dirents_after(dir: Handle, cursor: u64) -> (Key, u64) {
     let mut key = with_u64(DIRENT, dir.0);
     key.extend_from_slice(&hash.to_be_bytes());
     (key, (cursor & RANK_MASK) + 1)
+}
+/// The key after which the dirents of hashes from `low` on begin.
+pub fn dirents_from(dir: Handle, low: u64) -> Key {
+    let mut key = with_u64(DIRENT, dir.0);
+    key.extend_from_slice(&low.to_be_bytes());
+    key
 }
 /// Hash and name out of a dirent's key.
 pub fn dirent_parts(key: &Bytes) -> Option<(u64, Bytes)> {
@@ -226,6 +218,22 @@ pub fn moving(handle: Handle) -> Key {
 /// Prefix of all moves.
 pub fn all_moving() -> [u8; 1] {
     [MOVING]
+}
+/// Key of a part of a split directory; its value is a counter's.
+pub fn part(part: Handle) -> Key {
+    with_u64(PART, part.0)
+}
+/// Prefix of all parts.
+pub fn parts() -> [u8; 1] {
+    [PART]
+}
+/// Key of a directory whose names are moving to its parts.
+pub fn splitting(dir: Handle) -> Key {
+    with_u64(SPLITTING, dir.0)
+}
+/// Prefix of all of those.
+pub fn all_splitting() -> [u8; 1] {
+    [SPLITTING]
 }
 /// Key of an intent.
 pub fn intent(intent: u64) -> Key {
@@ -348,6 +356,8 @@ mod tests {
         assert_eq!(orphan(h).as_slice(), key(b'o', b""));
         assert_eq!(reap(h).as_slice(), key(b'q', b""));
         assert_eq!(moving(h).as_slice(), key(b'm', b""));
+        assert_eq!(part(h).as_slice(), key(b't', b""));
+        assert_eq!(splitting(h).as_slice(), key(b'T', b""));
         assert_eq!(intent(h.0).as_slice(), key(b'i', b""));
         assert_eq!(step(h.0, 3, 1).as_slice(), key(b'j', &[3, 0, 0, 0, 0, 0, 0, 0, 1]));
         assert_eq!(append_note(h.0, 5).as_slice(), key(b'e', &[0, 0, 0, 5]));

@@ -25,6 +25,15 @@ pub const HANDLE: &[u8] = b"user.pvfs2.handle";
 /// The attributes that directories hand down.
 pub const INHERITED: [&[u8]; 5] = [DIST_NAME, DIST_PARAMS, NUM_DFILES, LAYOUT, SERVER_LIST];
 
+/// Metadata servers over which a directory spreads at most.
+pub const DIR_SERVERS_MAX: &[u8] = b"user.pvfs2.dir_servers_max";
+/// Names with which a directory splits.
+pub const DIR_SPLIT_ENTRIES: &[u8] = b"user.pvfs2.dir_split_entries";
+/// The servers that hold a directory's names (virtual, read only).
+pub const DIR_PARTS: &[u8] = b"user.pvfs2.dir_parts";
+/// The attributes that directories hand down to directories only.
+pub const INHERITED_BY_DIRS: [&[u8]; 2] = [DIR_SERVERS_MAX, DIR_SPLIT_ENTRIES];
+
 /// How a file wants to be laid out.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -79,6 +88,28 @@ impl MetaServer {
             Some(name) => Layout::parse(name, list)?,
         };
         Ok(Wish { dist, num_dfiles, layout })
+    }
+
+    /// Over how many servers a directory spreads at most, and with how many names it begins to.
+    ///
+    /// # Errors
+    /// `Invalid`, with the sentence to correct it.
+    pub(crate) fn split_wish(&self, xattrs: &[(Bytes, Bytes)]) -> Result<(u32, u64)> {
+        let number = |name: &[u8], default: u64, least: u64| match text(xattrs, name)? {
+            None => Ok(default),
+            Some(n) => n.parse().ok().filter(|n| *n >= least).ok_or_else(|| {
+                PvfsError::new(
+                    ErrorCode::Invalid,
+                    format!(
+                        "'{n}' is no value of {}: a number from {least} on",
+                        String::from_utf8_lossy(name)
+                    ),
+                )
+            }),
+        };
+        let servers = number(DIR_SERVERS_MAX, self.map.dir_servers_max.into(), 1)?;
+        let entries = number(DIR_SPLIT_ENTRIES, self.map.dir_split_entries.max(1), 1)?;
+        Ok((servers.min(u32::MAX.into()) as u32, entries))
     }
 
     /// Chooses servers and names the datahandles of a file. Where the layout is nobody's wish, the

@@ -15,6 +15,7 @@
 //! - [`datafiles`]: this server as a client of the I/O servers
 //! - [`intents`], [`peer_steps`]: operations over several metadata servers, from both sides
 //! - `linger`: what a rename replaced stays for a moment
+//! - [`split`]: directories that grow over several servers
 //! - `reaper`: removes what has lost its last name and its last open
 mod acl;
 pub mod datafiles;
@@ -30,6 +31,7 @@ pub mod peer_steps;
 mod quota;
 mod reaper;
 pub mod server;
+pub mod split;
 pub mod store;
 
 pub use server::{MetaConfig, MetaServer, PeerConfig};

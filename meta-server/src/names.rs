@@ -1,5 +1,5 @@
 //! Names in directories: what is a name, and the steps that every operation on one begins with.
-use crate::keys::{DirentValue, Key};
+use crate::keys::{DirentValue, Key, name_hash};
 use crate::server::MetaServer;
 use pvfs2_proto::limits::NAME_MAX;
 use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result};
@@ -121,14 +121,15 @@ impl MetaServer {
         all
     }
 
-    /// Looks a name up for an operation that will change it: the name is one, the directory is here
-    /// and may be searched.
+    /// Looks a name up for an operation that will change it: the name is one, the directory is here,
+    /// holds it, and may be searched.
     pub(crate) fn place(&self, cx: &OpCx, dir: u64, name: &[u8]) -> Result<Place> {
         let dir_handle = Handle(dir);
         self.must_own(dir_handle)?;
         let dir = self.store.directory(dir_handle)?;
         prelude::may_search(&cx.cred, &dir)?;
         check_name(name)?;
+        crate::split::must_hold(&dir, |map| name_hash(map.seed, name))?;
         let key = self.store.dirent_key(dir_handle, name);
         let target = self.store.dirent(&key, dir_handle)?;
         Ok(Place { dir, key, target })

@@ -89,6 +89,8 @@ pub struct MetaServer {
     pub(crate) quota_untold: RefCell<HashSet<ServerId>>,
     pub(crate) quota_wake: std::rc::Rc<tokio::sync::Notify>,
     pub(crate) quota_version: Cell<u64>,
+    /// Directories that were split since the start.
+    pub(crate) splits: Cell<u64>,
     recovered: RefCell<Vec<crate::intents::Recovery>>,
     collection: Arc<Collection>,
     peers: Box<dyn Peers>,
@@ -172,6 +174,7 @@ impl MetaServer {
             quota_untold: RefCell::default(),
             quota_wake: std::rc::Rc::default(),
             quota_version: Cell::new(0),
+            splits: Cell::new(0),
             recovered: RefCell::default(),
             collection,
             peers,
@@ -182,6 +185,7 @@ impl MetaServer {
         let recovered = server.recover_intents()?;
         *server.recovered.borrow_mut() = recovered;
         server.recover_holds()?;
+        server.recover_splits()?;
         Ok(server)
     }
 
@@ -207,6 +211,7 @@ impl MetaServer {
             }
             tokio::task::spawn_local(crate::quota::tell_others(self.me.clone()));
         }
+        tokio::task::spawn_local(crate::split::run(self.me.clone()));
         if let Some(net) = self.net.clone() {
             tokio::task::spawn_local(async move { net.keepalive().await });
         }
@@ -370,6 +375,7 @@ impl MetaServer {
             OpRequest::Setxattr(r) => ops::setxattr::setxattr(self, cx, r).await,
             OpRequest::Listxattr(r) => ops::listxattr::listxattr(self, cx, r),
             OpRequest::Removexattr(r) => ops::removexattr::removexattr(self, cx, r).await,
+            OpRequest::Listattr(r) => ops::listattr::listattr(self, cx, r),
             OpRequest::Crdir(r) => ops::crdir::crdir(self, cx, r).await,
             OpRequest::LinkCount(r) => ops::link_count::link_count(self, cx, r).await,
             OpRequest::RmdirPeer(r) => ops::rmdir_peer::rmdir_peer(self, cx, r).await,
@@ -377,6 +383,8 @@ impl MetaServer {
             OpRequest::IntentStatus(r) => ops::intent_status::intent_status(self, r),
             OpRequest::FsckScan(r) => ops::fsck_scan::fsck_scan(self, cx, r),
             OpRequest::TreeLock(r) => ops::tree_lock::tree_lock(self, r).await,
+            OpRequest::SplitDirent(r) => ops::split_dirent::split_dirent(self, r).await,
+            OpRequest::PartAttr(r) => ops::part_attr::part_attr(self, r).await,
             other => Err(PvfsError::new(
                 ErrorCode::NotSupported,
                 format!(
@@ -488,6 +496,10 @@ impl OpHandler for MetaServer {
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
-        vec![("objects", self.store.objects()), ("open_files", self.opens.borrow().len() as u64)]
+        vec![
+            ("objects", self.store.objects()),
+            ("open_files", self.opens.borrow().len() as u64),
+            ("dir_splits", self.splits.get()),
+        ]
     }
 }

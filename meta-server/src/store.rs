@@ -21,6 +21,7 @@ use pvfs2_server_core::service::OpCx;
 use pvfs2_trove::{Collection, Txn};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -38,6 +39,10 @@ pub struct Change {
     reaps: bool,
     /// Objects whose attributes change, for quotas: what they count afterwards.
     charges: SmallVec<[(Handle, Option<Charge>); 4]>,
+    /// A directory that has grown or shrunk: handle, names, whether it may have a limit of its own.
+    counted: Option<(Handle, u64, bool)>,
+    /// A part of a directory that came or went, with its seed.
+    parts: Vec<(Handle, Option<u64>)>,
 }
 
 impl Change {
@@ -47,6 +52,12 @@ impl Change {
     }
     /// Writes attributes of an object that exists.
     pub fn put_attr(&mut self, attr: &Attr) {
+        if attr.mode & S_IFMT == S_IFDIR
+            && attr.dir_map.is_none()
+            && self.counted.is_none_or(|c| c.1 < attr.size)
+        {
+            self.counted = Some((attr.handle(), attr.size, attr.has(AttrFlags::HAS_XATTR)));
+        }
         self.txn.put(keys::attr(attr.handle()).to_vec(), attr.encode_to_vec());
         self.charges.push((attr.handle(), Some(Charge::of(attr))));
     }
@@ -64,9 +75,18 @@ impl Change {
     pub fn delete(&mut self, key: impl AsRef<[u8]>) {
         self.txn.delete(key.as_ref().to_vec());
     }
+    /// What the change makes of a record; `None`: nothing.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Option<Bytes>> {
+        self.txn.get(key.as_ref()).map(|value| value.cloned())
+    }
     /// Writes a record.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) {
         self.txn.put(key.as_ref().to_vec(), value);
+    }
+    /// Writes what a part of a split directory of another server is known by.
+    pub fn put_part(&mut self, part: Handle, seed: u64) {
+        self.put(keys::part(part), keys::u64_value(seed).to_vec());
+        self.parts.push((part, Some(seed)));
     }
     /// Sets a directory's parent.
     pub fn put_parent(&mut self, dir: Handle, parent: Handle) {
@@ -91,6 +111,10 @@ pub struct Store {
     pub(crate) quota: RefCell<Table>,
     /// Wakes the reaper.
     pub reap: Arc<Notify>,
+    /// Seeds of the parts of other servers' directories that lie here.
+    parts: RefCell<HashMap<Handle, u64>>,
+    /// Which directories grow beyond what one server shall hold.
+    pub growth: crate::split::Growth,
 }
 
 struct Reserve {
@@ -131,6 +155,8 @@ impl Store {
             objects: Cell::new(counted.unwrap_or(0) as i64),
             quota: RefCell::default(),
             reap: Arc::default(),
+            parts: RefCell::default(),
+            growth: crate::split::Growth::default(),
             collection,
         };
         if seed.is_none() {
@@ -139,6 +165,7 @@ impl Store {
             store.recount()?;
         }
         store.load_limits()?;
+        store.find_parts()?;
         Ok(store)
     }
 
@@ -164,6 +191,15 @@ impl Store {
         }
         self.commit(change)?;
         Ok(())
+    }
+
+    fn find_parts(&self) -> Result<()> {
+        self.scan(&keys::parts(), |key, value| {
+            if let (Some(part), Some(seed)) = (keys::handle_of(key), keys::u64_of(&value)) {
+                self.parts.borrow_mut().insert(part, seed);
+            }
+            Ok(())
+        })
     }
 
     /// Counts objects, and what users, groups and trees take, anew; gives how many of those sums were
@@ -303,6 +339,16 @@ impl Store {
         if change.reaps {
             self.reap.notify_one();
         }
+        if let Some((dir, names, may_differ)) = change.counted {
+            self.growth.counted(dir, names, may_differ);
+        }
+        for (part, seed) in change.parts {
+            let mut parts = self.parts.borrow_mut();
+            match seed {
+                Some(seed) => parts.insert(part, seed),
+                None => parts.remove(&part),
+            };
+        }
         Ok(index)
     }
 
@@ -425,7 +471,21 @@ impl Store {
 
     /// The key of a name.
     pub fn dirent_key(&self, dir: Handle, name: &[u8]) -> keys::Key {
-        keys::dirent(dir, keys::name_hash(self.hash_seed, name), name)
+        keys::dirent(dir, keys::name_hash(self.seed_of(dir), name), name)
+    }
+
+    /// The key of the hash of a directory's names: this server's, or the home's of a part.
+    pub fn seed_of(&self, dir: Handle) -> u64 {
+        let parts = self.parts.borrow();
+        if parts.is_empty() { None } else { parts.get(&dir).copied() }.unwrap_or(self.hash_seed)
+    }
+
+    /// At most `max` dirents with hashes from `low` on, as they are stored.
+    ///
+    /// # Errors
+    /// Trove's.
+    pub fn dirents_from(&self, dir: Handle, low: u64, max: usize) -> Result<Vec<(Bytes, Bytes)>> {
+        self.collection.scan(&keys::dirents(dir), Some(&keys::dirents_from(dir, low)), max)
     }
 
     /// What a name points at.
@@ -438,11 +498,18 @@ impl Store {
             .transpose()
     }
 
-    /// Entries of a directory after a cursor, without attributes; `true`: nothing follows.
+    /// Entries of a directory after a cursor with hashes below `high`, without attributes; `true`:
+    /// nothing follows.
     ///
     /// # Errors
     /// Trove's; `Damaged`.
-    pub fn list(&self, dir: Handle, cursor: u64, max: usize) -> Result<(Vec<Dirent>, bool)> {
+    pub fn list(
+        &self,
+        dir: Handle,
+        cursor: u64,
+        high: u64,
+        max: usize,
+    ) -> Result<(Vec<Dirent>, bool)> {
         let (after, seen) = keys::dirents_after(dir, cursor);
         // Names of the cursor's own hash come again (there is one, nearly always).
         let limit = max + seen as usize;
@@ -456,6 +523,10 @@ impl Store {
             else {
                 return Err(damaged(dir));
             };
+            if hash >= high {
+                end = true;
+                break;
+            }
             rank = if hash == last_hash { rank + 1 } else { 0 };
             last_hash = hash;
             let cursor_here = keys::cursor(hash, rank);
@@ -556,6 +627,10 @@ impl Store {
         }
         if attr.mode & S_IFMT == S_IFDIR {
             change.delete(keys::parent(handle));
+            if attr.has(AttrFlags::DIR_PART) {
+                change.delete(keys::part(handle));
+                change.parts.push((handle, None));
+            }
         }
         let moving = self.moving(attr)?;
         if moving.is_some() {

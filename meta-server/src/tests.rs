@@ -15,5 +15,6 @@ mod quotas;
 mod renames;
 mod rights;
 mod sizes;
+mod splits;
 mod tree_lock;
 mod xattrs;

@@ -3,6 +3,7 @@
 //! `size` is exact while [`AttrFlags::SIZE_DYNAMIC`] is clear. While it is set (somebody has the
 //! striped file open for writing, or had when he died), the size is
 //! `max(size, logical end of the datafiles)`: the client asks the I/O servers, as in PVFS2.
+use crate::dirmap::DirMap;
 use crate::dist::Dist;
 use crate::handle::Handle;
 use bytes::Bytes;
@@ -33,6 +34,8 @@ impl AttrFlags {
     /// (In replies) the object counts for somebody with a quota: a writer of datafiles asks for room
     /// (`quota_reserve`) before it goes beyond the size.
     pub const QUOTA: u32 = 1 << 16;
+    /// A part of a split directory (see `dirmap.rs`); its home names it, no dirent does.
+    pub const DIR_PART: u32 = 1 << 10;
 }
 
 /// Attributes of an object. Times are nanoseconds since 1970-01-01 UTC.
@@ -92,6 +95,10 @@ pub struct Attr {
     /// none.
     #[prost(uint64, tag = "20")]
     pub quota_tree: u64,
+    /// The map of a split directory, or what a part knows of it. A client takes it out when it has
+    /// added what the parts say: attributes with a map are not the whole directory's.
+    #[prost(message, optional, tag = "20")]
+    pub dir_map: Option<DirMap>,
 }
 
 impl Attr {
@@ -114,6 +121,10 @@ impl Attr {
     /// Whether this is a symlink.
     pub fn is_symlink(&self) -> bool {
         self.kind() == mode::S_IFLNK
+    }
+    /// The directory that these attributes are of, or are of a part of.
+    pub fn home(&self) -> u64 {
+        self.dir_map.as_ref().map_or(self.handle, |m| m.home)
     }
     /// Whether a flag of [`AttrFlags`] is set.
     pub fn has(&self, flag: u32) -> bool {

@@ -58,6 +58,12 @@ pub struct ClusterMap {
     /// Lease of a session; the client renews at a third of it.
     #[prost(uint32, tag = "10")]
     pub lease_ms: u32,
+    /// Metadata servers over which a directory spreads at most; 0 and 1: none splits.
+    #[prost(uint32, tag = "21")]
+    pub dir_servers_max: u32,
+    /// Names that a directory has at least when it splits.
+    #[prost(uint64, tag = "22")]
+    pub dir_split_entries: u64,
 }
 
 impl ClusterMap {

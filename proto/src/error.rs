@@ -108,6 +108,8 @@ codes! {
     Locked = 40,
     /// Too many locks (ENOLCK).
     NoLocks = 41,
+    /// The name lies on another part of the split directory: take its map anew (retried).
+    Moved = 37,
 }
 
 impl fmt::Display for ErrorCode {

@@ -5,6 +5,7 @@
 //!
 //! - [`handle`]: 64-bit handles and their ranges
 //! - [`attr`]: attributes as stored and as sent
+//! - [`dirmap`]: which names of a split directory lie where
 //! - [`dist`][mod@dist]: distributions (logical to physical offsets)
 //! - [`layout`]: which I/O servers a new file uses
 //! - [`lock`]: byte-range locks of one owner
@@ -16,6 +17,7 @@
 //! - [`env`][mod@env]: clock and random numbers as traits
 pub mod attr;
 pub mod cluster;
+pub mod dirmap;
 pub mod dist;
 pub mod env;
 pub mod error;
@@ -29,6 +31,7 @@ pub mod op;
 
 pub use attr::{Attr, AttrFlags, FileLayout, SetAttr, TimeSpec};
 pub use cluster::{ClusterMap, ServerEntry, ServerId};
+pub use dirmap::DirMap;
 pub use dist::Dist;
 pub use error::{ErrorCode, PvfsError, Result};
 pub use handle::{Handle, HandleRange};

@@ -41,3 +41,9 @@ pub const IO_BYTES_MAX: u64 = 64 << 20;
 pub const DATAHANDLES_MAX: usize = 16_384;
 /// Byte-range locks that one session may hold or wait for on one metadata server.
 pub const LOCKS_PER_SESSION_MAX: usize = 65_536;
+
+/// Default for `dir_servers_max`: metadata servers over which a directory spreads at most (PVFS2's
+/// DistrDirServersMax).
+pub const DIR_SERVERS_MAX: u32 = 4;
+/// Default for `dir_split_entries`: names with which a directory splits (PVFS2's DistrDirSplitSize).
+pub const DIR_SPLIT_ENTRIES: u64 = 10_000;

@@ -26,6 +26,8 @@ pub struct Spec {
     pub strip_size_bytes: u64,
     /// Files up to this size live with their metafile.
     pub small_file_bytes: u64,
+    /// Names with which a directory splits.
+    pub dir_split_entries: u64,
     /// Unix sockets in the temporary folder besides TCP.
     pub unix: bool,
     /// Lease of a session.
@@ -41,6 +43,7 @@ impl Default for Spec {
             io: 4,
             strip_size_bytes: 65_536,
             small_file_bytes: 8_192,
+            dir_split_entries: pvfs2_config::Defaults::default().dir_split_entries,
             unix: false,
             lease_ms: 5_000,
             retry_delay_ms: 200,
@@ -407,8 +410,11 @@ fn generate(spec: &Spec, dir: &Path) -> File {
             }
         })
         .collect();
-    let mut defaults =
-        pvfs2_config::Defaults { small_file_bytes: spec.small_file_bytes, ..Default::default() };
+    let mut defaults = pvfs2_config::Defaults {
+        small_file_bytes: spec.small_file_bytes,
+        dir_split_entries: spec.dir_split_entries,
+        ..Default::default()
+    };
     defaults.dist = Dist::simple_stripe(spec.strip_size_bytes);
     let timeouts = pvfs2_config::Timeouts {
         lease_ms: spec.lease_ms,

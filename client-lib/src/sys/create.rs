@@ -72,8 +72,10 @@ impl Create {
     async fn ask<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Created>> {
         let (client, r) = (cx.client, &self.request);
         let dir = Handle(r.dir);
-        let server = cx.meta_server(dir)?;
-        let answer = match cx.ask(server, r.clone()).await {
+        let at = cx.part_of(dir, &r.name);
+        let server = cx.meta_server(at)?;
+        let request = CreateRequest { dir: at.0, ..r.clone() };
+        let answer = match cx.ask(server, request).await {
             Err(e) => {
                 // The name exists all the same: a negative entry would deny it.
                 name_failed(client, dir, &r.name, &e);
@@ -94,7 +96,7 @@ impl Create {
             file.truncated(0);
         }
         let exact = named(client, dir, &r.name, &mut attr);
-        if let Some(mut dir_attr) = answer.dir_attr {
+        if let Some(mut dir_attr) = answer.dir_attr.filter(|_| at == dir) {
             keep(client, &mut dir_attr);
         }
         let created = answer.created;

@@ -35,9 +35,9 @@ impl Machine for Link {
         "ask"
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
-        let server = cx.meta_server(self.dir)?;
-        let request =
-            LinkRequest { handle: self.handle.0, dir: self.dir.0, name: self.name.clone() };
+        let at = cx.part_of(self.dir, &self.name);
+        let server = cx.meta_server(at)?;
+        let request = LinkRequest { handle: self.handle.0, dir: at.0, name: self.name.clone() };
         let answer = cx.ask(server, request).await.inspect_err(|e| {
             name_failed(cx.client, self.dir, &self.name, e);
             object_failed(cx.client, self.handle, e);

@@ -68,9 +68,10 @@ impl Lookup {
         let client = cx.client;
         let epoch = client.ncache().epoch(self.dir, &self.name);
         let asked = asked(client);
-        let server = cx.meta_server(self.dir)?;
+        let at = cx.part_of(self.dir, &self.name);
+        let server = cx.meta_server(at)?;
         let path = vec![self.name.clone()];
-        let request = LookupRequest { dir: self.dir.0, path, want_bytes: false };
+        let request = LookupRequest { dir: at.0, path, want_bytes: false };
         let answer = match cx.ask(server, request).await {
             Err(e) if e.code == ErrorCode::NotFound => None,
             Err(e) => {

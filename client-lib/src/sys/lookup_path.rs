@@ -83,8 +83,9 @@ impl LookupPath {
         if bytes > PATH_MAX || path.iter().any(|n| n.len() > NAME_MAX) {
             return Err(PvfsError::new(ErrorCode::NameTooLong, "the path or a name is too long"));
         }
-        let server = cx.meta_server(self.dir())?;
-        let request = LookupRequest { dir: self.dir().0, path, want_bytes: false };
+        let at = cx.part_of(self.dir(), &self.todo[0]);
+        let server = cx.meta_server(at)?;
+        let request = LookupRequest { dir: at.0, path, want_bytes: false };
         let steps = match cx.ask(server, request).await {
             Err(e) if e.code == ErrorCode::NotDirectory && self.unsure => {
                 self.state = State::Look(AttrFlow::Ask(self.dir()));

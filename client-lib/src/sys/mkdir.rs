@@ -42,13 +42,10 @@ impl Machine for Mkdir {
         "ask"
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
-        let server = cx.meta_server(self.dir)?;
-        let request = MkdirRequest {
-            dir: self.dir.0,
-            name: self.name.clone(),
-            mode: self.mode,
-            umask: self.umask,
-        };
+        let at = cx.part_of(self.dir, &self.name);
+        let server = cx.meta_server(at)?;
+        let request =
+            MkdirRequest { dir: at.0, name: self.name.clone(), mode: self.mode, umask: self.umask };
         let answer = cx
             .ask(server, request)
             .await

@@ -43,9 +43,10 @@ impl Machine for Mknod {
         "ask"
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
-        let server = cx.meta_server(self.dir)?;
+        let at = cx.part_of(self.dir, &self.name);
+        let server = cx.meta_server(at)?;
         let request = MknodRequest {
-            dir: self.dir.0,
+            dir: at.0,
             name: self.name.clone(),
             mode: self.mode,
             rdev: self.rdev,

@@ -3,8 +3,8 @@
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | page (entries kept from the last request) | done; ask | - |
-//! | ask (readdir to the directory's server, READDIR_MAX entries) | done; attrs when missing ones are wanted | error |
-//! | attrs (getattr of entries that other servers hold, all at once) | sizes | entries gone meanwhile stay without |
+//! | ask (readdir to the server of the directory or of the part that goes on after the cursor, up to READDIR_MAX entries) | ask (the next part, while there is room); done; attrs when missing ones are wanted | error |
+//! | attrs (listattr of entries that other servers hold, one request per server) | sizes | entries gone meanwhile stay without |
 //! | sizes (df_stat of files that others write, one request per I/O server) | done | error |
 //!
 //! Changes nothing; with attributes it fills ncache and acache. A page is kept by the directory's
@@ -18,9 +18,11 @@ use crate::sys::object_failed;
 use crate::tickets::take;
 use parking_lot::Mutex;
 use pvfs2_bmi::call::{Call, Net};
+use pvfs2_proto::dirmap::{HASH_END, position};
 use pvfs2_proto::limits::READDIR_MAX;
-use pvfs2_proto::op::{Dirent, GetattrRequest, OpMessage, ReaddirRequest};
-use pvfs2_proto::{Attr, Handle, Result};
+use pvfs2_proto::op::{Dirent, ListattrRequest, OpMessage, ReaddirRequest};
+use pvfs2_proto::{Attr, Handle, Result, ServerId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// An open directory.
@@ -88,6 +90,12 @@ pub struct Readdir {
     plus: bool,
     missing: bool,
     state: State,
+    /// Where the next question begins, and what the ones before brought.
+    at: u64,
+    gathered: Vec<Dirent>,
+    parent: u64,
+    /// When the first of them was asked.
+    asked_ns: i64,
     /// Drops of ncache and acache, and closes, when the question was sent.
     drops: (u64, u64),
     closes: u64,
@@ -97,7 +105,19 @@ impl Readdir {
     /// Entries after `cursor` (0: from the start). `plus`: with attributes; `missing`: also those
     /// that cost further requests.
     pub fn new(dir: Arc<DirHandle>, cursor: u64, plus: bool, missing: bool) -> Readdir {
-        Readdir { dir, cursor, plus, missing, state: State::Page, drops: (0, 0), closes: 0 }
+        Readdir {
+            dir,
+            cursor,
+            plus,
+            missing,
+            state: State::Page,
+            at: cursor,
+            gathered: Vec::new(),
+            parent: 0,
+            asked_ns: 0,
+            drops: (0, 0),
+            closes: 0,
+        }
     }
 
     fn kept(&self) -> Option<ReaddirPage> {
@@ -113,22 +133,46 @@ impl Readdir {
 
     async fn ask<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<ReaddirPage>> {
         let (client, dir) = (cx.client, self.dir.dir);
-        let server = cx.meta_server(dir)?;
-        self.drops = (client.ncache().drops(), client.acache().drops());
-        self.closes = client.opens().closes();
-        let asked_ns = cx.now_ns();
-        let request =
-            ReaddirRequest { dir: dir.0, cursor: self.cursor, max: READDIR_MAX, plus: self.plus };
-        let answer =
+        let map = client.dirmaps().get(dir);
+        let from = position(self.at);
+        let holder = map.as_ref().map_or(dir, |m| m.owner(from));
+        let server = cx.meta_server(holder)?;
+        cx.asks_part_of(dir);
+        if self.gathered.is_empty() {
+            self.drops = (client.ncache().drops(), client.acache().drops());
+            self.closes = client.opens().closes();
+            self.asked_ns = cx.now_ns();
+        }
+        let max = READDIR_MAX - self.gathered.len() as u32;
+        let request = ReaddirRequest { dir: holder.0, cursor: self.at, max, plus: self.plus };
+        let mut answer =
             cx.ask(server, request).await.inspect_err(|e| object_failed(client, dir, e))?;
+        if let Some(map) = &answer.map {
+            client.dirmaps().learn(map);
+        }
+        // As the holder's share was when it answered (a home), or when it was chosen (a part, which
+        // may have been given more since: that is for the next question).
+        let map = if holder == dir { answer.map.as_ref() } else { map.as_deref() };
+        let share_end = map.map_or(HASH_END, |m| m.share_end(from));
+        let mine = answer.entries.partition_point(|e| e.cursor < share_end);
+        let ended = answer.end || mine < answer.entries.len();
+        answer.entries.truncate(mine);
+        self.gathered.append(&mut answer.entries);
+        if holder == dir {
+            self.parent = answer.parent;
+        }
+        if ended && share_end < HASH_END && self.gathered.len() < READDIR_MAX as usize {
+            self.at = share_end - 1;
+            return Ok(Step::Next);
+        }
         let mut page = Page {
             after: self.cursor,
             plus: self.plus,
             missing: self.missing,
-            entries: answer.entries,
-            end: answer.end,
-            parent: answer.parent,
-            asked_ns,
+            entries: std::mem::take(&mut self.gathered),
+            end: ended && share_end >= HASH_END,
+            parent: self.parent,
+            asked_ns: self.asked_ns,
         };
         if !self.plus || !self.missing {
             for e in &mut page.entries {
@@ -162,25 +206,29 @@ impl Readdir {
     }
 }
 
-/// Asks for the attributes that the directory's server does not hold.
+/// Asks for the attributes that the directory's servers do not hold.
 async fn ask_missing<N: Net>(cx: &mut Cx<'_, N>, page: &mut Page) -> Result<()> {
-    let open: Vec<usize> =
-        (0..page.entries.len()).filter(|&i| page.entries[i].attr.is_none()).collect();
-    let mut calls = Vec::with_capacity(open.len());
-    for &i in &open {
-        let handle = page.entries[i].handle;
-        let server = cx.meta_server(Handle(handle))?;
-        calls.push(Call::new(server, GetattrRequest { handle }.into_request()));
+    let mut wanted: BTreeMap<ServerId, Vec<usize>> = BTreeMap::new();
+    for (i, entry) in page.entries.iter().enumerate().filter(|(_, e)| e.attr.is_none()) {
+        wanted.entry(cx.meta_server(Handle(entry.handle))?).or_default().push(i);
     }
-    if calls.is_empty() {
+    if wanted.is_empty() {
         return Ok(());
     }
+    let ask = |(server, places): (&ServerId, &Vec<usize>)| {
+        let handles = places.iter().map(|i| page.entries[*i].handle).collect();
+        Call::new(*server, ListattrRequest { handles }.into_request())
+    };
+    let mut calls: Vec<Call<'_>> = wanted.iter().map(ask).collect();
     cx.exchange(&mut calls).await?;
-    for (i, call) in open.into_iter().zip(calls) {
-        match take(call.result) {
-            Ok(reply) => page.entries[i].attr = GetattrRequest::take_response(reply.op)?.attr,
+    for (places, call) in wanted.into_values().zip(calls) {
+        let attrs = match take(call.result) {
+            Ok(reply) => ListattrRequest::take_response(reply.op)?.attrs,
             Err(e) if cx.op.will_retry(cx.client, &e) => return Err(e),
-            Err(_) => page.entries[i].attr = None,
+            Err(_) => continue,
+        };
+        for (i, attr) in places.into_iter().zip(attrs) {
+            page.entries[i].attr = Some(attr).filter(|a| a.handle == page.entries[i].handle);
         }
     }
     Ok(())

@@ -43,11 +43,13 @@ impl Machine for Rename {
         "ask"
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
-        let server = cx.meta_server(self.new.0)?;
+        let from = cx.part_of(self.old.0, &self.old.1);
+        let to = cx.part_of(self.new.0, &self.new.1);
+        let server = cx.meta_server(to)?;
         let request = RenameRequest {
-            dir: self.old.0.0,
+            dir: from.0,
             name: self.old.1.clone(),
-            new_dir: self.new.0.0,
+            new_dir: to.0,
             new_name: self.new.1.clone(),
             no_replace: self.no_replace,
             exchange: self.exchange,

@@ -35,12 +35,10 @@ impl Machine for Symlink {
         "ask"
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
-        let server = cx.meta_server(self.dir)?;
-        let request = SymlinkRequest {
-            dir: self.dir.0,
-            name: self.name.clone(),
-            target: self.target.clone(),
-        };
+        let at = cx.part_of(self.dir, &self.name);
+        let server = cx.meta_server(at)?;
+        let request =
+            SymlinkRequest { dir: at.0, name: self.name.clone(), target: self.target.clone() };
         let answer = cx
             .ask(server, request)
             .await

@@ -34,9 +34,10 @@ impl Machine for Unlink {
         "ask"
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Handle>> {
-        let server = cx.meta_server(self.dir)?;
+        let at = cx.part_of(self.dir, &self.name);
+        let server = cx.meta_server(at)?;
         let answer = cx
-            .ask(server, UnlinkRequest { dir: self.dir.0, name: self.name.clone() })
+            .ask(server, UnlinkRequest { dir: at.0, name: self.name.clone() })
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
         unnamed(cx.client, self.dir, &self.name);

@@ -246,6 +246,11 @@ impl Meta {
                 let attr = Some(self.attr(session, r.handle)?);
                 ok!(GetattrRequest, GetattrResponse { attr })
             }
+            OpRequest::Listattr(r) => {
+                let attr = |h: &u64| self.attr(session, *h).unwrap_or_default();
+                let attrs = r.handles.iter().map(attr).collect();
+                ok!(ListattrRequest, ListattrResponse { attrs })
+            }
             OpRequest::Create(r) => ok!(CreateRequest, self.create(cluster, session, server, r)?),
             OpRequest::Mkdir(r) => {
                 let on = if self.spread { 1 - server } else { server };

@@ -1,4 +1,5 @@
-//! crdir: makes a directory object for a dirent on another metadata server, or takes it back.
+//! crdir: makes a directory object for a dirent on another metadata server, or a part of a directory
+//! that splits there, or takes it back.
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
@@ -47,6 +48,9 @@ async fn make(server: &MetaServer, r: CrdirRequest) -> Result<Answer> {
         attr.set(AttrFlags::HAS_XATTR, true);
     }
     change.new_object(&attr);
+    if let Some(map) = attr.dir_map.as_ref().filter(|_| attr.has(AttrFlags::DIR_PART)) {
+        change.put_part(attr.handle(), map.seed);
+    }
     change.put_parent(attr.handle(), Handle(r.parent));
     let record =
         StepRecord { state: StepState::Done as i32, handle: attr.handle, ..Default::default() };

@@ -141,7 +141,9 @@ pub(crate) fn fresh(
 pub(crate) fn inherited(server: &MetaServer, dir: &Attr, to: &Attr) -> Result<Vec<(Bytes, Bytes)>> {
     let mut all = server.store.xattrs(dir)?;
     all.retain(|(name, _)| {
-        layouts::INHERITED.contains(&name.as_ref()) || to.is_dir() && name == XATTR_ACL_DEFAULT
+        let to_dirs =
+            name == XATTR_ACL_DEFAULT || layouts::INHERITED_BY_DIRS.contains(&name.as_ref());
+        layouts::INHERITED.contains(&name.as_ref()) || to.is_dir() && to_dirs
     });
     Ok(all)
 }

@@ -76,6 +76,9 @@ fn computed(server: &MetaServer, attr: &Attr, name: &[u8]) -> Result<Option<Byte
     if name == layouts::HANDLE {
         return Ok(Some(format!("{}", attr.handle()).into()));
     }
+    if name == layouts::DIR_PARTS && attr.is_dir() {
+        return Ok(Some(server.dir_servers(attr).into()));
+    }
     if !attr.is_file() || !layouts::INHERITED.contains(&name) {
         return Ok(None);
     }

@@ -5,9 +5,11 @@
 //! | walk one component | next, or answer | answer with the chain so far |
 //!
 //! Changes nothing. Errors: `NotFound` (the first directory is gone), `NotDirectory` (it is none),
-//! `Access`, `NameTooLong`, `Stale` (the first directory lives elsewhere). A component that does not
+//! `Access`, `NameTooLong`, `Stale` (the first directory lives elsewhere), `Moved` (the name lies on
+//! another part of it). A component that does not
 //! exist is no error: it ends the chain with handle 0. An error beyond the first component ends the
 //! chain before it, and comes again when the client asks from there.
+use crate::keys::name_hash;
 use crate::server::MetaServer;
 use pvfs2_proto::limits::NAME_MAX;
 use pvfs2_proto::op::{LookupRequest, LookupResponse, LookupStep, OpResponse};
@@ -59,6 +61,7 @@ fn one(server: &MetaServer, cx: &OpCx, dir: &Attr, name: &[u8]) -> Result<Lookup
             format!("a name has at most {NAME_MAX} bytes"),
         ));
     }
+    crate::split::must_hold(dir, |map| name_hash(map.seed, name))?;
     let key = server.store.dirent_key(dir.handle(), name);
     let Some(target) = server.store.dirent(&key, dir.handle())? else {
         return Ok(LookupStep { handle: 0, attr: None });

@@ -34,7 +34,7 @@ pub(crate) async fn mkdir(server: &MetaServer, cx: &OpCx, r: MkdirRequest) -> Re
     let mut change = Change::new();
     hand_down(server, &mut change, &place.dir, &mut attr)?;
     change.new_object(&attr);
-    change.put_parent(attr.handle(), place.dir.handle());
+    change.put_parent(attr.handle(), Handle(place.dir.home()));
     add_name(&mut change, &mut place, attr.handle(), now);
     server.answer(cx, change, response(attr))
 }
@@ -81,7 +81,7 @@ async fn far(server: &MetaServer, cx: &OpCx, r: MkdirRequest, to: ServerId) -> R
     let make = CrdirRequest {
         intent,
         attr: Some(attr),
-        parent: r.dir,
+        parent: place.dir.home(),
         xattrs: xattrs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
         undo: false,
     };

@@ -1,10 +1,13 @@
 //! readdir: lists a directory from a cursor, with attributes if asked.
 //!
-//! Changes nothing. Cursors: see `keys.rs`. Errors: `NotFound`, `NotDirectory`, `Access`, `Stale`.
+//! Of a split directory it lists the share around the cursor that is held here; the home sends the
+//! map along, by which the client goes on elsewhere. Changes nothing. Cursors: see `keys.rs`. Errors:
+//! `NotFound`, `NotDirectory`, `Access`, `Stale`, `Moved` (another part goes on after the cursor).
 use crate::server::MetaServer;
+use pvfs2_proto::dirmap::{HASH_END, position};
 use pvfs2_proto::limits::READDIR_MAX;
 use pvfs2_proto::op::{OpResponse, ReaddirRequest, ReaddirResponse};
-use pvfs2_proto::{Handle, Result};
+use pvfs2_proto::{AttrFlags, Handle, Result};
 use pvfs2_server_core::prelude::{self, READ};
 use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
@@ -22,8 +25,15 @@ pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -
         prelude::access(&cx.cred, &attr, READ)?;
     }
     let max = r.max.min(READDIR_MAX) as usize;
+    let home = attr.dir_map.as_ref().filter(|_| !attr.has(AttrFlags::DIR_PART));
+    let mut high = HASH_END;
+    if let Some(map) = home.filter(|_| max > 0) {
+        let from = position(r.cursor);
+        crate::split::must_hold(&attr, |_| from)?;
+        high = map.share_end(from);
+    }
     let (mut entries, end) =
-        if max == 0 { (Vec::new(), false) } else { server.store.list(dir, r.cursor, max)? };
+        if max == 0 { (Vec::new(), false) } else { server.store.list(dir, r.cursor, high, max)? };
     if r.plus {
         for entry in entries.iter_mut().filter(|e| server.owns(Handle(e.handle))) {
             let attr = server.store.attr(Handle(entry.handle))?;
@@ -33,5 +43,10 @@ pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -
         }
     }
     let parent = server.store.parent(dir)?.0;
-    Ok(Answer::new(OpResponse::Readdir(ReaddirResponse { entries, end, parent })))
+    Ok(Answer::new(OpResponse::Readdir(ReaddirResponse {
+        entries,
+        end,
+        parent,
+        map: home.cloned(),
+    })))
 }

@@ -9,6 +9,7 @@
 //! happens. What was replaced stays a moment (`linger`). Durable: all of it. Errors: `NotFound`, `Exists` (no_replace), `NotDirectory`,
 //! `IsDirectory`, `NotEmpty`, `Invalid` (into itself), `Access`, `NotPermitted` (sticky),
 //! `NameTooLong`.
+use super::rmdir::as_step;
 use super::rmdir_peer::must_be_empty;
 use super::unlink::replace_name;
 use crate::intents::{self, StepCall};
@@ -36,6 +37,8 @@ pub(crate) struct Ends {
     pub new: Place,
     /// What the old name points at.
     pub moved: DirentValue,
+    /// The directory of the old name, of which its place may be a part.
+    pub old_home: u64,
 }
 
 pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> Result<Answer> {
@@ -53,10 +56,14 @@ pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> 
     let old = server.place(cx, r.dir, &r.name)?;
     let moved = old.existing()?;
     let new = server.place(cx, r.new_dir, &r.new_name)?;
-    let ends = Ends { old: Some(old), new, moved };
+    let old_home = old.dir.home();
+    let ends = Ends { old: Some(old), new, moved, old_home };
     let asks = ends.asks_for_something(&r)?;
-    let far_object =
+    let mut far_object =
         [Some(ends.moved), ends.new.target].iter().flatten().any(|t| !server.owns(t.handle));
+    if let Some(dir) = ends.replaced_dir(&r).filter(|_| !far_object) {
+        far_object = !server.far_objects(dir.handle)?.is_empty();
+    }
     let here = !far_object && (!ends.moves_a_directory(&r) || server.tree_is_free());
     let below = if here { is_below_here(server, &r, &ends)? } else { None };
     let Some(below) = below else {
@@ -99,7 +106,7 @@ pub(crate) fn refuse_loop(below: bool) -> Result<()> {
 
 /// Whether an end lies below what comes there; `None`: an ancestor is on another server.
 fn is_below_here(server: &MetaServer, r: &RenameRequest, ends: &Ends) -> Result<Option<bool>> {
-    if r.dir == r.new_dir {
+    if ends.same_parent() {
         return Ok(Some(false));
     }
     let mut pairs = vec![(r.new_dir, ends.moved)];
@@ -135,8 +142,18 @@ impl Ends {
     /// Whether a directory would change its parent (`tree_lock`).
     pub(crate) fn moves_a_directory(&self, r: &RenameRequest) -> bool {
         let came = self.new.target.filter(|_| r.exchange);
-        r.dir != r.new_dir
+        !self.same_parent()
             && (self.moved.kind == S_IFDIR || came.is_some_and(|t| t.kind == S_IFDIR))
+    }
+
+    /// Whether both names are of one directory, or of parts of one.
+    pub(crate) fn same_parent(&self) -> bool {
+        self.old_home == self.new.dir.home()
+    }
+
+    /// The directory that the object comes to replace.
+    pub(crate) fn replaced_dir(&self, r: &RenameRequest) -> Option<DirentValue> {
+        self.new.target.filter(|t| !r.exchange && t.kind == S_IFDIR)
     }
 
     /// Flags against what is there. `false`: both names are one object's, nothing is to be done.
@@ -170,7 +187,7 @@ impl Ends {
                 }
             }
         }
-        if r.dir != r.new_dir {
+        if !self.same_parent() {
             // Its ".." changes.
             let dirs = [Some(moved), other.filter(|_| r.exchange)];
             for dir in dirs.into_iter().flatten().filter(|a| a.is_dir()) {
@@ -214,11 +231,12 @@ impl Ends {
         touch_dir(&mut self.new.dir, new_gains.0, new_gains.1, now);
         change.put_attr(&self.new.dir);
         let mut steps = Vec::new();
-        let new_parent = (!same_dir).then_some(r.new_dir);
+        let (same_parent, new_home) = (self.same_parent(), self.new.dir.home());
+        let new_parent = (!same_parent).then_some(new_home);
         steps.extend(re_parent(server, change, intent, moved, new_parent, now)?);
         if let Some(other) = other {
             if r.exchange {
-                let new_parent = (!same_dir).then_some(r.dir);
+                let new_parent = (!same_parent).then_some(self.old_home);
                 steps.extend(re_parent(server, change, intent, other, new_parent, now)?);
             } else {
                 steps.extend(displace(server, change, intent, other, now)?);
@@ -278,7 +296,7 @@ fn displace(
     intent: u64,
     target: DirentValue,
     now_ns: i64,
-) -> Result<Option<StepCall>> {
+) -> Result<Vec<StepCall>> {
     let is_dir = target.kind == S_IFDIR;
     if server.owns(target.handle) {
         let attr = object(server, target.handle)?;
@@ -287,14 +305,16 @@ fn displace(
         } else {
             replace_name(server, change, attr, now_ns)?;
         }
-        return Ok(None);
     }
-    let handle = target.handle.0;
-    let request = if is_dir {
-        let step = RmdirStep::Finish as i32;
-        RmdirPeerRequest { intent, handle, step, parent: 0 }.into_request()
-    } else {
-        LinkCountRequest { intent, handle, delta: -1, undo: false }.into_request()
-    };
-    Ok(Some(intents::step(server.owner(target.handle)?, request)))
+    if is_dir {
+        let others = server.far_objects(target.handle)?;
+        let steps = server.rmdir_steps(intent, &others, RmdirStep::Finish)?;
+        return Ok(steps.into_iter().map(as_step).collect());
+    }
+    if server.owns(target.handle) {
+        return Ok(Vec::new());
+    }
+    let request =
+        LinkCountRequest { intent, handle: target.handle.0, delta: -1, undo: false }.into_request();
+    Ok(vec![intents::step(server.owner(target.handle)?, request)])
 }

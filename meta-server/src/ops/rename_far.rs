@@ -6,7 +6,7 @@
 //! | a directory changes its parent: the tree lock (`tree_lock`) | lock | answer |
 //! | lock the names here | intent, synced | |
 //! | old name elsewhere: `rename_peer` Prepare (found, allowed, held) | check | undo; `Busy`: let go, try again |
-//! | check; replaced directory elsewhere: `rmdir_peer` Prepare | commit | undo, answer |
+//! | check; replaced directory, or parts of it, elsewhere: `rmdir_peer` Prepare | commit | undo, answer |
 //! | commit: new name, what is here of the rest, reply, intent in one change, synced | finish | undo, answer |
 //! | finish: `rename_peer` Commit, and what is left of the objects elsewhere | answer | answer all the same; goes on in the background |
 //!
@@ -18,6 +18,7 @@
 //! waiting when that is known; it is given back after every other step has been answered (the
 //! directory's parent is written by then).
 use super::rename::{DEPTH_MAX, Ends, refuse_loop};
+use super::rmdir::as_step;
 use super::tree_lock::TREE;
 use crate::intents::{self, StepCall};
 use crate::keys::DirentValue;
@@ -27,7 +28,7 @@ use crate::store::Change;
 use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::op::{
     Cred, GetattrRequest, OpMessage, ReaddirRequest, RenamePeerRequest, RenameRequest, RenameStep,
-    RmdirPeerRequest, RmdirStep,
+    RmdirStep,
 };
 use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::peer;
@@ -39,10 +40,12 @@ pub(crate) async fn rename_far(server: &MetaServer, cx: &OpCx, r: RenameRequest)
     // Whether to queue for the tree lock before anything is held: only a guess, and no error.
     let queue = Cell::new(
         server.owns(Handle(r.dir)) && {
-            let old = server.place(cx, r.dir, &r.name).ok().and_then(|p| p.target);
+            let old = server.place(cx, r.dir, &r.name).ok();
+            let old = old.and_then(|p| Some((p.target?, p.dir.home())));
             let new = server.place(cx, r.new_dir, &r.new_name).ok();
-            old.zip(new)
-                .is_some_and(|(moved, new)| Ends { old: None, new, moved }.moves_a_directory(&r))
+            old.zip(new).is_some_and(|((moved, old_home), new)| {
+                Ends { old: None, new, moved, old_home }.moves_a_directory(&r)
+            })
         },
     );
     server.until_free(async || attempt(server, cx, &r, &queue).await).await
@@ -126,29 +129,30 @@ async fn hold(
     let intent = t.intent;
     let near = server.owns(Handle(r.dir));
     let source = if near { None } else { Some(server.owner(Handle(r.dir))?) };
-    let replaced_dir =
-        new.target.filter(|t| !r.exchange && t.kind == S_IFDIR && !server.owns(t.handle));
+    let replaced = match new.target.filter(|t| !r.exchange && t.kind == S_IFDIR) {
+        Some(dir) => server.far_objects(dir.handle)?,
+        None => Vec::new(),
+    };
     if let Some(to) = source {
         let abort = peer_step(intent, r, RenameStep::Abort, None);
         t.undo.push(intents::step(to, abort.into_request()));
     }
-    if let Some(dir) = replaced_dir {
-        let to = server.owner(dir.handle)?;
-        t.undo.push(intents::step(to, rmdir_step(intent, dir, RmdirStep::Undo).into_request()));
-    }
+    let take_back = server.rmdir_steps(intent, &replaced, RmdirStep::Undo)?;
+    t.undo.extend(take_back.into_iter().map(as_step));
     t.begun = true;
     server.begin_intent(intent, t.undo.clone(), dirs).await?;
     let ends = match source {
         None => {
             let old = server.place(cx, r.dir, &r.name)?;
-            let moved = old.existing()?;
-            Ends { old: Some(old), new, moved }
+            let (moved, old_home) = (old.existing()?, old.dir.home());
+            Ends { old: Some(old), new, moved, old_home }
         }
         Some(to) => {
             let prepare = peer_step(intent, r, RenameStep::Prepare, None);
             let held = peer::ask(server.peers(), &cx.cred, cx.op_id, to, prepare).await?;
             let moved = DirentValue { handle: Handle(held.handle), kind: held.kind };
-            Ends { old: None, new, moved }
+            let old_home = held.dir_attr.map_or(r.dir, |a| a.home());
+            Ends { old: None, new, moved, old_home }
         }
     };
     if ends.moves_a_directory(r) && !t.has_tree {
@@ -160,7 +164,7 @@ async fn hold(
             }
         }
     }
-    let asks = check(server, cx, r, &ends, intent, replaced_dir).await?;
+    let asks = check(server, cx, r, &ends, intent, &replaced).await?;
     Ok((ends, asks))
 }
 
@@ -180,10 +184,6 @@ fn peer_step(
     }
 }
 
-fn rmdir_step(intent: u64, dir: DirentValue, step: RmdirStep) -> RmdirPeerRequest {
-    RmdirPeerRequest { intent, handle: dir.handle.0, step: step as i32, parent: 0 }
-}
-
 /// `false`: both names are one object's.
 async fn check(
     server: &MetaServer,
@@ -191,7 +191,7 @@ async fn check(
     r: &RenameRequest,
     ends: &Ends,
     intent: u64,
-    replaced_dir: Option<DirentValue>,
+    replaced: &[Handle],
 ) -> Result<bool> {
     let asks = ends.asks_for_something(r)?;
     refuse_loop(is_below(server, cx, r, ends).await?)?;
@@ -204,20 +204,19 @@ async fn check(
         None => None,
     };
     ends.may(cx, r, &moved, other.as_ref())?;
-    match (replaced_dir, &other) {
-        // It holds the old name, and its handle is held for that.
-        (Some(dir), _) if dir.handle == Handle(r.dir) => {
-            return Err(PvfsError::new(ErrorCode::NotEmpty, "the new name holds the old one"));
-        }
-        (Some(dir), _) => {
-            let prepare = rmdir_step(intent, dir, RmdirStep::Prepare);
-            let to = server.owner(dir.handle)?;
-            peer::ask(server.peers(), &Cred::root(), cx.op_id, to, prepare).await?;
-        }
-        (None, Some(other)) if other.is_dir() && !r.exchange => {
-            super::rmdir_peer::must_be_empty(other)?;
-        }
-        _ => {}
+    let Some(dir) = ends.replaced_dir(r) else { return Ok(true) };
+    // It holds the old name, and its handle (or that of its part) is held for that.
+    if dir.handle.0 == ends.old_home {
+        return Err(PvfsError::new(ErrorCode::NotEmpty, "the new name holds the old one"));
+    }
+    if server.owns(dir.handle)
+        && let Some(other) = &other
+    {
+        super::rmdir_peer::must_be_empty(other)?;
+    }
+    if !replaced.is_empty() {
+        let prepare = server.rmdir_steps(intent, replaced, RmdirStep::Prepare)?;
+        peer::ask_all(server.peers(), &Cred::root(), cx.op_id, prepare).await?;
     }
     Ok(true)
 }
@@ -282,7 +281,7 @@ async fn attr_of(server: &MetaServer, cx: &OpCx, handle: Handle) -> Result<Attr>
 
 /// Whether an end lies below what comes there.
 async fn is_below(server: &MetaServer, cx: &OpCx, r: &RenameRequest, ends: &Ends) -> Result<bool> {
-    if r.dir == r.new_dir {
+    if ends.same_parent() {
         return Ok(false);
     }
     let mut pairs = vec![(r.new_dir, ends.moved)];

@@ -3,16 +3,16 @@
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | check; object here: dirent, parent, object, reply in one change | answer | nothing happened |
-//! | object on another server: intent, synced | prepare | nothing happened |
+//! | object, or parts of it, on other servers: intent, synced | prepare | nothing happened |
 //! | prepare (`rmdir_peer` Prepare there: empty, nothing can be made in it) | commit | undo, answer |
-//! | commit: dirent, parent, reply, intent in one change, synced | finish | undo, answer |
+//! | commit: dirent, parent, what is here of the object, reply, intent in one change, synced | finish | undo, answer |
 //! | finish (`rmdir_peer` Finish there) | answer | answer all the same; goes on in the background |
 //!
 //! Durable: all of it. Errors: `NotFound`, `NotDirectory`, `NotEmpty`, `Access`, `NotPermitted`
 //! (sticky), `NameTooLong`, `Invalid`, `Unreachable`.
 use super::rmdir_peer::must_be_empty;
 use super::unlink::owner_uid;
-use crate::intents;
+use crate::intents::{self, StepCall};
 use crate::names::Place;
 use crate::server::MetaServer;
 use crate::store::Change;
@@ -20,10 +20,26 @@ use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::op::{
     Cred, OpMessage, OpResponse, RmdirPeerRequest, RmdirRequest, RmdirResponse, RmdirStep,
 };
-use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
+use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result, ServerId};
 use pvfs2_server_core::scheduler::Guard;
 use pvfs2_server_core::service::{Answer, OpCx};
 use pvfs2_server_core::{peer, prelude};
+
+impl MetaServer {
+    /// One step of removing directory objects of other servers.
+    pub(crate) fn rmdir_steps(
+        &self,
+        intent: u64,
+        objects: &[Handle],
+        step: RmdirStep,
+    ) -> Result<Vec<(ServerId, RmdirPeerRequest)>> {
+        let one = |h: &Handle| {
+            let request = RmdirPeerRequest { intent, handle: h.0, step: step as i32, parent: 0 };
+            Ok((self.owner(*h)?, request))
+        };
+        objects.iter().map(one).collect()
+    }
+}
 
 pub(crate) async fn rmdir(server: &MetaServer, cx: &OpCx, r: RmdirRequest) -> Result<Answer> {
     server.until_free(async || attempt(server, cx, &r).await).await
@@ -34,7 +50,7 @@ async fn attempt(server: &MetaServer, cx: &OpCx, r: &RmdirRequest) -> Result<Ans
     let mut guard = server.pass_names(&names, &[]).await;
     let mut place = server.place(cx, r.dir, &r.name)?;
     let mut target = place.existing()?;
-    if !server.owns(target.handle) {
+    if !server.far_objects(target.handle)?.is_empty() {
         drop(guard.take());
         guard = Some(server.lock_names(&names, &[]).await);
         place = server.place(cx, r.dir, &r.name)?;
@@ -45,14 +61,17 @@ async fn attempt(server: &MetaServer, cx: &OpCx, r: &RmdirRequest) -> Result<Ans
     if target.kind != S_IFDIR {
         return Err(PvfsError::new(ErrorCode::NotDirectory, "the name is no directory's"));
     }
-    if !server.owns(target.handle) {
-        return far(server, cx, place, target.handle, guard).await;
-    }
-    let attr = server.store.attr(target.handle)?;
-    let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
-    must_be_empty(&attr)?;
     let mut change = Change::new();
-    server.store.remove_object(&mut change, &attr)?;
+    if server.owns(target.handle) {
+        let attr = server.store.attr(target.handle)?;
+        let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
+        must_be_empty(&attr)?;
+        server.store.remove_object(&mut change, &attr)?;
+    }
+    let others = server.far_objects(target.handle)?;
+    if !others.is_empty() {
+        return far(server, cx, (place, target.handle), others, change, guard).await;
+    }
     server.answer(cx, remove_name(change, place, server.now_ns()), response(target.handle))
 }
 
@@ -67,34 +86,34 @@ fn remove_name(mut change: Change, mut place: Place, now_ns: i64) -> Change {
     change
 }
 
+/// A request as an intent keeps it.
+pub(crate) fn as_step((to, request): (ServerId, RmdirPeerRequest)) -> StepCall {
+    intents::step(to, request.into_request())
+}
+
 async fn far(
     server: &MetaServer,
     cx: &OpCx,
-    place: Place,
-    handle: Handle,
+    (place, handle): (Place, Handle),
+    others: Vec<Handle>,
+    change: Change,
     mut guard: Option<Guard>,
 ) -> Result<Answer> {
-    let (intent, to) = (server.store.new_intent()?, server.owner(handle)?);
-    let request = |step: RmdirStep| RmdirPeerRequest {
-        intent,
-        handle: handle.0,
-        step: step as i32,
-        parent: 0,
-    };
-    let step = |s| intents::step(to, request(s).into_request());
-    let undo = vec![step(RmdirStep::Undo)];
+    let intent = server.store.new_intent()?;
+    let steps = |step| server.rmdir_steps(intent, &others, step);
+    let undo: Vec<_> = steps(RmdirStep::Undo)?.into_iter().map(as_step).collect();
     let locked = [Handle(place.dir.handle)];
     server.begin_intent(intent, undo.clone(), &locked).await?;
-    let prepare = request(RmdirStep::Prepare);
-    if let Err(e) = peer::ask(server.peers(), &Cred::root(), cx.op_id, to, prepare).await {
+    let prepare = steps(RmdirStep::Prepare)?;
+    if let Err(e) = peer::ask_all(server.peers(), &Cred::root(), cx.op_id, prepare).await {
         let _later = server.run_intent(intent, undo, guard, Change::new()).await;
         return Err(e);
     }
     if let Some(guard) = &mut guard {
         guard.keep(&locked);
     }
-    let finish = vec![step(RmdirStep::Finish)];
-    let mut change = remove_name(Change::new(), place, server.now_ns());
+    let finish: Vec<_> = steps(RmdirStep::Finish)?.into_iter().map(as_step).collect();
+    let mut change = remove_name(change, place, server.now_ns());
     server.commit_intent(&mut change, intent, finish.clone(), &locked);
     let answer = match server.answer(cx, change, response(handle)) {
         Ok(answer) => answer,

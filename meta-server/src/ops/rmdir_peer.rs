@@ -7,20 +7,24 @@
 //! | Finish | removes the object | repeated by the coordinator |
 //! | SetParent | writes the parent, ctime | repeated by the coordinator |
 //!
+//! Of a split directory the home asks its parts in turn, with the same intent: after its own mark
+//! when preparing, before it when undoing and finishing.
+//!
 //! Repeated, a step answers the same. Errors: `Stale`, `NotDirectory`, `NotEmpty`, `Busy` (another
 //! operation is removing it), `Invalid` (taken back before it came).
 use crate::peer_steps::{StepKind, StepRecord, StepState, taken_back};
 use crate::server::MetaServer;
+use crate::split::must_be_settled;
 use crate::store::Change;
-use pvfs2_proto::op::{OpResponse, RmdirPeerRequest, RmdirPeerResponse, RmdirStep};
+use pvfs2_proto::op::{Cred, OpResponse, RmdirPeerRequest, RmdirPeerResponse, RmdirStep};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
-use pvfs2_server_core::prelude;
 use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
+use pvfs2_server_core::{peer, prelude};
 
 pub(crate) async fn rmdir_peer(
     server: &MetaServer,
-    _cx: &OpCx,
+    cx: &OpCx,
     r: RmdirPeerRequest,
 ) -> Result<Answer> {
     let handle = Handle(r.handle);
@@ -33,6 +37,13 @@ pub(crate) async fn rmdir_peer(
         RmdirStep::SetParent => None,
         RmdirStep::Undo | RmdirStep::Finish => server.pass(&[(r.handle, Mode::Write)]).await,
     };
+    if r.step() != RmdirStep::SetParent
+        && server.mark(r.intent, StepKind::Rmdir, r.handle)?.map(|m| m.state())
+            == Some(StepState::Prepared)
+    {
+        let parts = server.store.attr(handle)?.as_ref().map(parts_of).unwrap_or_default();
+        ask_parts(server, cx, &r, &parts).await?;
+    }
     let attr = server.store.attr(handle)?;
     let parent = if attr.is_some() { server.store.parent(handle)?.0 } else { 0 };
     let mark = server.mark(r.intent, StepKind::Rmdir, r.handle)?.map(|m| m.state());
@@ -76,7 +87,30 @@ pub(crate) async fn rmdir_peer(
         }
     };
     server.commit_step(change).await?;
+    if r.step() == RmdirStep::Prepare && mark.is_none() {
+        let parts = attr.as_ref().map(parts_of).unwrap_or_default();
+        ask_parts(server, cx, &r, &parts).await?;
+    }
     Ok(Answer::new(OpResponse::RmdirPeer(RmdirPeerResponse { attr, parent })))
+}
+
+/// The parts of a split directory.
+fn parts_of(attr: &Attr) -> Vec<Handle> {
+    attr.dir_map.iter().flat_map(|m| &m.parts).map(|p| Handle(*p)).collect()
+}
+
+/// Asks the parts of a split directory for the same step.
+async fn ask_parts(
+    server: &MetaServer,
+    cx: &OpCx,
+    r: &RmdirPeerRequest,
+    parts: &[Handle],
+) -> Result<()> {
+    let asks = server.rmdir_steps(r.intent, parts, r.step())?;
+    if asks.is_empty() {
+        return Ok(());
+    }
+    peer::ask_all(server.peers(), &Cred::root(), cx.op_id, asks).await.map(|_| ())
 }
 
 fn dying(change: &mut Change, mut attr: Attr) -> Result<Attr> {
@@ -84,6 +118,7 @@ fn dying(change: &mut Change, mut attr: Attr) -> Result<Attr> {
     if attr.has(AttrFlags::DIR_DYING) {
         return Err(PvfsError::new(ErrorCode::Busy, "the directory is being removed already"));
     }
+    must_be_settled(&attr)?;
     must_be_empty(&attr)?;
     attr.set(AttrFlags::DIR_DYING, true);
     change.put_attr(&attr);

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | check permission | change | answer |
 //! | no size, or a stuffed file that stays one: one change with the reply | answer | nothing happened |
+//! | mode or owner of a split directory: attributes and an intent | tell the parts (`part_attr`), then answer | goes on in the background |
 //! | stuffed file grows beyond `small_file_bytes`: unstuff | as striped | answer |
 //! | striped, may shrink: attributes and an intent | cut the datafiles | nothing happened |
 //! | cut the datafiles | remove the intent, record the reply, answer | answer; goes on in the background |
@@ -43,12 +44,17 @@ pub(crate) async fn apply(
     if let Some(size) = set.size {
         return resize(server, cx, handle, set, size, respond).await;
     }
-    let _guard = server.pass(&[(handle.0, Mode::Write)]).await;
-    let mut attr = server.store.object(handle)?;
+    let (guard, mut attr) = server.pass_attr(handle).await?;
     prelude::may_setattr(&cx.cred, &attr, set)?;
     let mut change = Change::new();
     if fields(server, cx, &mut change, &mut attr, set)? {
         change.put_attr(&attr);
+        let for_parts = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        if let Some(respond) = respond.filter(|_| for_parts && attr.dir_map.is_some()) {
+            let response = respond(attr.clone());
+            server.answer_attr(cx, change, &attr, guard, response).await?;
+            return Ok(attr);
+        }
         record(cx, &mut change, respond, &attr);
         server.store.commit(change)?;
     }

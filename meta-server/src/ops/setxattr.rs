@@ -4,6 +4,7 @@
 //! | state | on success | on failure |
 //! |---|---|---|
 //! | check; value, attributes, reply in one change | answer | nothing happened |
+//! | of a split directory: value, attributes and an intent | tell the parts (`part_attr`), then answer | goes on in the background |
 //!
 //! Durable: all of it. Errors: `Stale`, `Exists`, `NoAttribute`, `Access`, `NotPermitted`, `TooBig`
 //! (value), `Range` (name), `Invalid` (layout attribute, ACL), `InUse` (layout of a file with bytes),
@@ -18,7 +19,6 @@ use pvfs2_proto::limits::{NAME_MAX, XATTR_LIST_MAX, XATTR_VALUE_MAX};
 use pvfs2_proto::op::{OpResponse, SetxattrRequest, SetxattrResponse};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::prelude::{self, WRITE};
-use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
 
 pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest) -> Result<Answer> {
@@ -34,8 +34,7 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
             format!("an attribute's value has at most {XATTR_VALUE_MAX} bytes"),
         ));
     }
-    let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
-    let mut attr = server.store.object(Handle(r.handle))?;
+    let (guard, mut attr) = server.pass_attr(Handle(r.handle)).await?;
     may_change(cx, &attr, &r.name)?;
     let key = keys::xattr(attr.handle(), &r.name);
     let exists = match r.name.as_ref() {
@@ -57,6 +56,8 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
         all.retain(|(name, _)| *name != r.name);
         all.push((r.name.clone(), r.value.clone()));
         server.layout_wish(&all)?;
+        server.split_wish(&all)?;
+        server.store.growth.forget(attr.handle());
     }
     let mut change = Change::new();
     match r.name.as_ref() {
@@ -70,8 +71,9 @@ pub(crate) async fn setxattr(server: &MetaServer, cx: &OpCx, r: SetxattrRequest)
     attr.ctime_ns = server.now_ns();
     attr.change += 1;
     change.put_attr(&attr);
-    let attr = Some(server.seen(cx, attr));
-    server.answer(cx, change, OpResponse::Setxattr(SetxattrResponse { attr }))
+    let seen = Some(server.seen(cx, attr.clone()));
+    let response = OpResponse::Setxattr(SetxattrResponse { attr: seen });
+    server.answer_attr(cx, change, &attr, guard, response).await
 }
 
 /// Whether all names can still be listed with one more.
@@ -116,10 +118,12 @@ pub(crate) fn may_change(cx: &OpCx, attr: &Attr, name: &[u8]) -> Result<()> {
 
 /// Whether a layout attribute may be changed on this object.
 pub(crate) fn may_lay_out(attr: &Attr, name: &[u8]) -> Result<()> {
-    if !layouts::INHERITED.contains(&name) {
+    let of_dirs = layouts::INHERITED_BY_DIRS.contains(&name);
+    if !layouts::INHERITED.contains(&name) && !(of_dirs && attr.is_dir()) {
         return Err(PvfsError::new(
             ErrorCode::Invalid,
-            "layout attributes are dist_name, dist_params, num_dfiles, layout and server_list",
+            "layout attributes are dist_name, dist_params, num_dfiles, layout and server_list, of \
+             directories dir_servers_max and dir_split_entries too",
         ));
     }
     if attr.is_dir() || attr.is_file() && attr.layout.is_none() && attr.size == 0 {

@@ -1,5 +1,6 @@
 //! Messages of the metadata operations.
 use crate::attr::{Attr, SetAttr};
+use crate::dirmap::DirMap;
 use bytes::Bytes;
 
 /// Names to handles: the components of a path below `dir`, one for a plain lookup.
@@ -50,6 +51,21 @@ pub struct GetattrResponse {
     /// The attributes; see `attr.rs` for a dynamic size.
     #[prost(message, optional, tag = "1")]
     pub attr: Option<Attr>,
+}
+
+/// Attributes of many objects of one server.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListattrRequest {
+    /// The objects, at most `READDIR_MAX`.
+    #[prost(uint64, repeated, tag = "1")]
+    pub handles: Vec<u64>,
+}
+/// Answer to listattr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListattrResponse {
+    /// Attributes in the order asked for; handle 0: gone, or too long to travel with others.
+    #[prost(message, repeated, tag = "1")]
+    pub attrs: Vec<Attr>,
 }
 
 /// Changes attributes.
@@ -337,12 +353,15 @@ pub struct ReaddirResponse {
     /// Entries in cursor order, without "." and "..".
     #[prost(message, repeated, tag = "1")]
     pub entries: Vec<Dirent>,
-    /// Nothing follows.
+    /// Nothing follows here.
     #[prost(bool, tag = "2")]
     pub end: bool,
     /// The directory's parent, for "..".
     #[prost(uint64, tag = "3")]
     pub parent: u64,
+    /// The map, from the home of a split directory; `end` is then the end of the holder's share.
+    #[prost(message, optional, tag = "4")]
+    pub map: Option<DirMap>,
 }
 
 /// Makes all that was answered for this object durable against loss of power.

@@ -202,6 +202,8 @@ ops! {
     43 "143" QuotaMark "quota_mark" QuotaMarkRequest QuotaMarkResponse Durable;
     /// Copies bytes from one stuffed file into another.
     44 "144" CopySmall "copy_small" CopySmallRequest CopySmallResponse Durable;
+    /// Attributes of many objects.
+    45 "145" Listattr "listattr" ListattrRequest ListattrResponse Harmless;
     /// (fsck) a metadata server's records, page by page.
     48 "148" FsckScan "fsck_scan" FsckScanRequest FsckScanResponse Harmless;
     /// Reads a datafile; the bytes come as the body.
@@ -240,6 +242,10 @@ ops! {
     78 "178" QuotaTell "quota_tell" QuotaTellRequest QuotaTellResponse Harmless;
     /// (Between metadata servers) asks for room.
     79 "179" QuotaAsk "quota_ask" QuotaAskRequest QuotaAskResponse Harmless;
+    /// (Between metadata servers) gives names of a directory that splits to one of its parts.
+    75 "175" SplitDirent "split_dirent" SplitDirentRequest SplitDirentResponse Harmless;
+    /// (Between metadata servers) tells a directory's part what checks need of the attributes.
+    76 "176" PartAttr "part_attr" PartAttrRequest PartAttrResponse Harmless;
     /// (Between metadata servers) takes or gives back the lock under which directories change parents.
     80 "180" TreeLock "tree_lock" TreeLockRequest TreeLockResponse Harmless;
 }
@@ -298,7 +304,7 @@ pub struct RequestHead {
     /// What is asked.
     #[prost(
         oneof = "OpRequest",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,137,138,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,137,138,140,141,142,143,144,145,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,175,176,178,179,180"
     )]
     pub op: Option<OpRequest>,
 }
@@ -315,7 +321,7 @@ pub struct ResponseHead {
     /// The operation's part; may accompany an error where the operation says so.
     #[prost(
         oneof = "OpResponse",
-        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,137,138,140,141,142,143,144,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,178,179,180"
+        tags = "101,102,103,104,105,106,110,111,112,113,114,115,116,117,118,119,120,121,122,123,124,125,126,127,128,129,130,131,132,133,134,135,136,137,138,140,141,142,143,144,145,148,150,151,152,153,154,155,156,157,158,159,160,170,171,172,173,174,175,176,178,179,180"
     )]
     pub op: Option<OpResponse>,
 }

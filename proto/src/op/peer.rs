@@ -1,5 +1,6 @@
 //! Messages between metadata servers: steps of operations that span two of them. Every step names
 //! its intent (drawn by the coordinating server, unique for ever) and does nothing when repeated.
+use super::meta::Dirent;
 use crate::attr::Attr;
 use bytes::Bytes;
 
@@ -183,3 +184,44 @@ pub struct TreeLockRequest {
 /// Answer to tree_lock.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TreeLockResponse {}
+
+/// Gives a part all names of its directory from `low` to `high` (hashes), in place of what it was
+/// given from `low` on before: nobody has seen that yet.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SplitDirentRequest {
+    /// The part.
+    #[prost(uint64, tag = "1")]
+    pub part: u64,
+    /// Grows with every move of the home; a move that is no news does nothing.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// First hash.
+    #[prost(uint64, tag = "3")]
+    pub low: u64,
+    /// The hash after the last.
+    #[prost(uint64, tag = "4")]
+    pub high: u64,
+    /// Names, handles and kinds.
+    #[prost(message, repeated, tag = "5")]
+    pub entries: Vec<Dirent>,
+}
+/// Answer to split_dirent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SplitDirentResponse {}
+
+/// Tells a part what checks need: mode, owner, group, ACL, and the attributes that are handed down.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PartAttrRequest {
+    /// The part.
+    #[prost(uint64, tag = "1")]
+    pub part: u64,
+    /// The home's attributes; its `change` tells older ones from newer.
+    #[prost(message, optional, tag = "2")]
+    pub attr: Option<Attr>,
+    /// Extended attributes that are handed down, name and value in turn.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub xattrs: Vec<Bytes>,
+}
+/// Answer to part_attr.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PartAttrResponse {}

@@ -1,7 +1,7 @@
 //! What does not fit together in a view of all servers: pure, without clock or network.
 use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::op::{FsckName, FsckObject, FsckPending, FsckPendingKind};
-use pvfs2_proto::{Attr, AttrFlags, ClusterMap, Handle, ServerId};
+use pvfs2_proto::{Attr, AttrFlags, ClusterMap, DirMap, Handle, ServerId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
@@ -41,6 +41,22 @@ impl View {
 
     fn attr(&self, handle: u64) -> Option<&Attr> {
         self.objects.get(&handle).and_then(|(_, o)| o.attr.as_ref())
+    }
+
+    /// The directory, where `dir` is a part of one that has split.
+    fn home(&self, dir: u64) -> u64 {
+        self.attr(dir).filter(|a| a.has(AttrFlags::DIR_PART)).map_or(dir, Attr::home)
+    }
+
+    /// The map of the split directory that `dir` is, or is a part of.
+    fn dir_map(&self, dir: u64) -> Option<&DirMap> {
+        self.attr(self.home(dir)).and_then(|a| a.dir_map.as_ref())
+    }
+
+    /// Whether a split under way has given the name to a part without its home's word.
+    fn is_early(&self, n: &FsckName) -> bool {
+        let map = self.dir_map(n.dir).filter(|map| map.is_moving() && map.home != n.dir);
+        map.is_some_and(|map| map.owner_of(&n.name).0 != n.dir)
     }
 }
 
@@ -96,6 +112,8 @@ const LOST: &str = "move what is in it away or copy it, then remove it; its name
 struct Judge<'a> {
     map: &'a ClusterMap,
     view: &'a View,
+    /// Its dirents.
+    names: Vec<&'a FsckName>,
     /// Objects of unfinished intents: no suspects.
     busy: HashSet<u64>,
     /// One name of each object.
@@ -118,8 +136,9 @@ pub fn judge(map: &ClusterMap, view: &View, pending_max: Duration) -> Vec<Findin
         .filter(|(_, p)| intents.contains(&p.id) && !is(p, FsckPendingKind::Reap))
         .flat_map(|(_, p)| p.handles.iter().copied())
         .collect();
-    let name_of = view.names.iter().map(|n| (n.handle, n)).collect();
-    let mut j = Judge { map, view, busy, name_of, found: Vec::new() };
+    let names: Vec<&FsckName> = view.names.iter().filter(|n| !view.is_early(n)).collect();
+    let name_of = names.iter().map(|n| (n.handle, *n)).collect();
+    let mut j = Judge { map, view, names, busy, name_of, found: Vec::new() };
     j.pending(pending_max);
     j.names();
     j.objects();
@@ -166,7 +185,7 @@ impl Judge<'_> {
         while at != Handle::ROOT.0 {
             let name = self.name_of.get(&at)?;
             parts.push(String::from_utf8_lossy(&name.name).into_owned());
-            at = name.dir;
+            at = self.view.home(name.dir);
             if parts.len() > DEPTH_MAX {
                 return None;
             }
@@ -200,7 +219,7 @@ impl Judge<'_> {
     }
 
     fn names(&mut self) {
-        for n in &self.view.names {
+        for n in self.names.clone() {
             let text = String::from_utf8_lossy(&n.name).into_owned();
             if self.busy.contains(&n.handle) || self.busy.contains(&n.dir) {
                 continue;
@@ -219,6 +238,11 @@ impl Judge<'_> {
                 }
                 Some(_) => {}
             }
+            if self.view.dir_map(n.dir).is_some_and(|map| map.owner_of(&n.name).0 != n.dir) {
+                let what = format!("the name '{text}' belongs to another part of its directory");
+                self.add("wrong-part", n.dir, what, ASK);
+                self.last(&[n.handle], &n.name);
+            }
             match self.view.attr(n.handle) {
                 None => {
                     let what =
@@ -233,7 +257,7 @@ impl Judge<'_> {
                 }
                 Some(a) if a.is_dir() => {
                     let parent = self.view.objects.get(&n.handle).map_or(0, |(_, o)| o.parent);
-                    if parent != n.dir {
+                    if parent != self.view.home(n.dir) {
                         let what = format!(
                             "its name is in directory {:016x}, it says its parent is {parent:016x}",
                             n.dir
@@ -251,7 +275,7 @@ impl Judge<'_> {
     fn objects(&mut self) {
         let mut links: HashMap<u64, u32> = HashMap::new();
         let mut entries: HashMap<u64, (u64, u32)> = HashMap::new();
-        for n in &self.view.names {
+        for n in self.names.clone() {
             *links.entry(n.handle).or_default() += 1;
             let e = entries.entry(n.dir).or_default();
             *e = (e.0 + 1, e.1 + u32::from(n.kind == S_IFDIR));
@@ -282,7 +306,8 @@ impl Judge<'_> {
             self.links(a, object, named);
             if a.is_dir() {
                 let (names, subdirs) = entries.get(&handle).copied().unwrap_or_default();
-                if (a.size, a.nlink) != (names, 2 + subdirs) {
+                let moving = self.view.dir_map(handle).is_some_and(DirMap::is_moving);
+                if !moving && (a.size, a.nlink) != (names, 2 + subdirs) {
                     let what = format!(
                         "it says {} entries and {} links, but has {names} and {}",
                         a.size,
@@ -303,6 +328,14 @@ impl Judge<'_> {
     fn links(&mut self, a: &Attr, object: &FsckObject, named: u32) {
         let handle = a.handle;
         if handle == Handle::ROOT.0 {
+            return;
+        }
+        if a.has(AttrFlags::DIR_PART) {
+            let known = self.view.dir_map(handle).is_some_and(|m| m.parts.contains(&handle));
+            if named > 0 || !known {
+                let what = "it is a part of a directory that does not know it".to_owned();
+                self.add("unnamed-object", handle, what, LOST);
+            }
             return;
         }
         if named == 0 && object.orphan {
@@ -326,7 +359,8 @@ impl Judge<'_> {
         let mut good: HashSet<u64> = HashSet::from([Handle::ROOT.0]);
         let mut bad: HashSet<u64> = HashSet::new();
         let dirs = self.view.objects.values().filter_map(|(_, o)| o.attr.as_ref());
-        for start in dirs.filter(|a| a.is_dir()).map(|a| a.handle) {
+        let named = |a: &&Attr| a.is_dir() && !a.has(AttrFlags::DIR_PART);
+        for start in dirs.filter(named).map(|a| a.handle) {
             let mut way = Vec::new();
             let mut at = start;
             let reached = loop {
@@ -343,7 +377,7 @@ impl Judge<'_> {
                 }
                 way.push(at);
                 match self.name_of.get(&at) {
-                    Some(name) => at = name.dir,
+                    Some(name) => at = self.view.home(name.dir),
                     // Reported as an object without a name.
                     None => break false,
                 }

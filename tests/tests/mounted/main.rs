@@ -13,6 +13,7 @@ mod locks;
 mod posix;
 mod quotas;
 mod rights;
+mod splits;
 mod stalled;
 mod start_stop;
 mod strips;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
             locks::locks_outlive_a_killed_server,
             locks::two_mounts_write_one_sqlite_database,
             locks::locks_cost_what_they_say,
+            splits::two_mounts_fill_a_directory_that_splits,
             stalled::a_waiting_process_can_be_killed,
             stalled::unmount_works_with_dead_servers,
             stalled::a_dead_server_costs_bounded_retries,

@@ -10,6 +10,7 @@
 // `serve` takes an Arc; a metadata server lives on one thread, as everything here does.
 #![allow(clippy::arc_with_non_send_sync)]
 mod actor;
+mod growing;
 mod hand;
 mod mess;
 mod model;
@@ -163,7 +164,13 @@ fn each_seed(what: &str, play: impl Fn(u64)) {
 
 fn calm() -> Play {
     Play {
-        world: WorldSpec { meta: 1, io: 3, strip_size_bytes: 512, small_file_bytes: 1_024 },
+        world: WorldSpec {
+            meta: 1,
+            io: 3,
+            strip_size_bytes: 512,
+            small_file_bytes: 1_024,
+            dir_split_entries: 0,
+        },
         plan: FaultPlan::default(),
         chaos: None,
         clients: 1,
@@ -316,6 +323,44 @@ fn crashes_and_partitions_change_nothing() {
         clients: 3,
         ..calm()
     });
+}
+
+/// Directories split with their third name, so that nearly every operation meets a split one.
+#[test]
+fn split_directories_change_nothing() {
+    play_all("split directories", |seed| {
+        let raging = seed % 2 == 0;
+        Play {
+            world: WorldSpec { meta: 3, dir_split_entries: 3, ..calm().world },
+            plan: FaultPlan {
+                delay_us_max: 3_000,
+                cut_per_million: 3_000,
+                refuse_per_million: 20_000,
+            },
+            chaos: raging.then_some(Chaos { pause_ms_max: 400, down_ms_max: 1_500 }),
+            clients: 3,
+            ..calm()
+        }
+    });
+}
+
+#[test]
+fn a_directory_splits_under_its_readers() {
+    for seed in seeds() {
+        let spec = WorldSpec { meta: 3, dir_split_entries: 30, ..calm().world };
+        let plan =
+            FaultPlan { delay_us_max: 3_000, cut_per_million: 3_000, refuse_per_million: 20_000 };
+        let chaos = (seed % 2 == 0).then_some(Chaos { pause_ms_max: 400, down_ms_max: 1_500 });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        LocalSet::new().block_on(&runtime, async move {
+            let run = tokio::time::timeout(STUCK, growing::play(seed, spec, plan, chaos)).await;
+            run.unwrap_or_else(|_| panic!("PVFS2_SEED={seed}: stuck"));
+        });
+    }
 }
 
 #[test]

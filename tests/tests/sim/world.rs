@@ -31,6 +31,8 @@ pub struct WorldSpec {
     pub io: usize,
     pub strip_size_bytes: u64,
     pub small_file_bytes: u64,
+    /// Names with which a directory splits; 0: none does.
+    pub dir_split_entries: u64,
 }
 
 /// How often and how long servers suffer.
@@ -309,5 +311,7 @@ fn cluster_map(spec: &WorldSpec) -> ClusterMap {
         retry_limit: 5,
         retry_delay_ms: 100,
         lease_ms: 30_000,
+        dir_servers_max: if spec.dir_split_entries > 0 { 4 } else { 1 },
+        dir_split_entries: spec.dir_split_entries,
     }
 }
