@@ -14,7 +14,7 @@ use pvfs2_fuse::mount::{MountHandle, mount};
 use pvfs2_fuse::options::MountOptions;
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::Cred;
-use pvfs2_proto::{Attr, ClusterMap, ErrorCode, Handle, PvfsError};
+use pvfs2_proto::{Attr, ClusterMap, DirMap, ErrorCode, Handle, PvfsError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,6 +162,11 @@ impl Fs {
     /// The operation's, naming the path.
     pub fn lookup(&self, path: &[u8], follow: bool) -> Result<Attr> {
         self.run(LookupPath::new(Handle::ROOT, path, follow)).map_err(|e| at(path, e))
+    }
+
+    /// The map of a directory that was looked up, if it is split.
+    pub fn dir_map(&self, dir: Handle) -> Option<Arc<DirMap>> {
+        self.client.dirmaps().get(dir)
     }
 
     /// Sends what is held back, ends the sessions.

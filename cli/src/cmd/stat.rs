@@ -43,6 +43,8 @@ pub struct Shown {
     metadata_server: String,
     distribution: Option<String>,
     datafiles: usize,
+    /// Servers that hold a split directory's names; empty: only `metadata_server`.
+    directory_servers: Vec<String>,
 }
 
 /// Runs it.
@@ -54,7 +56,17 @@ pub fn run(args: StatArgs) -> Result<()> {
     for file in &args.files {
         let (path, target) = resolve_remote(&args.fs, file)?;
         let fs = Fs::open(&args.fs, &target)?;
-        let found = fs.lookup(&path, false).map(|attr| show(&path, &attr, fs.map()));
+        let found = fs.lookup(&path, false).map(|attr| {
+            let mut shown = show(&path, &attr, fs.map());
+            if let Some(map) = fs.dir_map(attr.handle()) {
+                let alias =
+                    |h: &u64| fs.map().meta_server_of(Handle(*h)).map(|s| fs.map().alias(s));
+                let holders = std::iter::once(&map.home).chain(&map.parts);
+                shown.directory_servers =
+                    holders.map(|h| alias(h).unwrap_or("?").to_owned()).collect();
+            }
+            shown
+        });
         fs.end();
         shown.push(found?);
     }
@@ -102,6 +114,7 @@ fn show(path: &[u8], attr: &Attr, map: &ClusterMap) -> Shown {
             .as_ref()
             .map(|l| format!("{} {}", l.dist.name(), l.dist.params())),
         datafiles: attr.layout.as_ref().map_or(0, |l| l.datahandles.len()),
+        directory_servers: Vec::new(),
     }
 }
 
@@ -116,6 +129,9 @@ fn print(s: &Shown) -> Result<()> {
     ))?;
     output::line(format!("  {}  uid {}  gid {}", s.mode, s.uid, s.gid))?;
     output::line(format!("  handle {} on {}", s.handle, s.metadata_server))?;
+    if !s.directory_servers.is_empty() {
+        output::line(format!("  names over {}", s.directory_servers.join(", ")))?;
+    }
     match &s.distribution {
         Some(d) => output::line(format!("  {d} over {} datafiles", s.datafiles))?,
         None if s.stuffed => output::line("  stuffed: its bytes live with its metafile")?,
