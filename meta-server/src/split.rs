@@ -27,7 +27,8 @@ use pvfs2_proto::attr::XATTR_ACL_DEFAULT;
 use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::dirmap::HASH_END;
 use pvfs2_proto::op::{
-    CrdirRequest, Cred, Dirent, OpMessage, OpResponse, PartAttrRequest, SplitDirentRequest,
+    CrdirRequest, Cred, Dirent, IntentStatusRequest, OpMessage, OpResponse, PartAttrRequest,
+    SplitDirentRequest,
 };
 use pvfs2_proto::{Attr, AttrFlags, DirMap, ErrorCode, Handle, PvfsError, Result, ServerId};
 use pvfs2_server_core::peer;
@@ -41,8 +42,10 @@ use tokio::sync::Notify;
 
 /// Names that one step moves.
 const MOVE_NAMES: usize = 512;
-/// Pause after a step that another server did not answer.
+/// Pause after a step that another server did not answer; it doubles with every attempt.
 const RETRY_MS: u64 = 500;
+/// Longest such pause.
+const RETRY_MS_MAX: u64 = 10_000;
 /// Longest pause after one that was busy.
 const BUSY_MS_MAX: u64 = 20;
 /// Directories with limits of their own that are remembered.
@@ -96,6 +99,7 @@ impl Growth {
 
 /// Splits what has grown; runs until the server is gone.
 pub(crate) async fn run(server: Weak<MetaServer>) {
+    let mut pause = RETRY_MS;
     loop {
         let Some(me) = server.upgrade() else { return };
         let next = me.store.growth.grown.borrow_mut().pop_first();
@@ -110,7 +114,10 @@ pub(crate) async fn run(server: Weak<MetaServer>) {
             tracing::warn!(dir = %dir, "a directory's split has to wait: {e}");
             me.store.growth.look(dir);
             drop(me);
-            tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            pause = (pause * 2).min(RETRY_MS_MAX);
+        } else {
+            pause = RETRY_MS;
         }
     }
 }
@@ -186,6 +193,9 @@ impl MetaServer {
             self.store.growth.remember(dir, limit);
             return Ok(false);
         }
+        // Attempts at servers that are away shall leave no intents to be undone.
+        let asks = others.iter().map(|s| (*s, IntentStatusRequest { intent: 0 })).collect();
+        peer::ask_all(self.peers(), &Cred::root(), 0, asks).await?;
         let seed = self.store.seed_of(dir);
         let intent = self.store.new_intent()?;
         let now = self.now_ns();

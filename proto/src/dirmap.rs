@@ -164,6 +164,29 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes() {
+        use prost::Message;
+        // On disk with the attributes.
+        let m = DirMap {
+            home: 7,
+            seed: 0x0807_0605_0403_0201,
+            parts: vec![100, 300],
+            moved: 64,
+            version: 2,
+            seq: 3,
+            last_low: 4,
+            last_names: 5,
+            last_subdirs: 6,
+        };
+        let bytes = [
+            8, 7, 17, 1, 2, 3, 4, 5, 6, 7, 8, 26, 3, 100, 172, 2, 32, 64, 40, 2, 48, 3, 56, 4, 64,
+            5, 72, 6,
+        ];
+        assert_eq!(m.encode_to_vec(), bytes);
+        assert_eq!(DirMap::decode(bytes.as_slice()), Ok(m));
+    }
+
+    #[test]
     fn what_has_not_moved_is_the_homes() {
         let m = map(2, map(2, 0).start(1));
         assert_eq!((m.owner(HASH_END - 64), m.share_end(0)), (Handle(7), HASH_END));

@@ -68,7 +68,7 @@ async fn read(hand: Hand, dir: Handle, known: Rc<RefCell<Known>>, seed: u64) -> 
 /// Plays one seed.
 pub async fn play(seed: u64, spec: WorldSpec, plan: FaultPlan, chaos: Option<Chaos>) {
     let world = World::start(seed, spec);
-    let first = world.client();
+    let first = world.client(true);
     let dir = first.mkdir(Handle::ROOT, "growing").await.expect("the first mkdir");
     world.net.set_plan(plan);
     let chaos = chaos.map(|c| {
@@ -77,10 +77,10 @@ pub async fn play(seed: u64, spec: WorldSpec, plan: FaultPlan, chaos: Option<Cha
     });
     let known: Rc<RefCell<Known>> = Rc::default();
     let writers: Vec<_> = (0..2)
-        .map(|who| tokio::task::spawn_local(write(world.client(), dir, who, known.clone())))
+        .map(|who| tokio::task::spawn_local(write(world.client(true), dir, who, known.clone())))
         .collect();
     let readers: Vec<_> = (0..2)
-        .map(|_| tokio::task::spawn_local(read(world.client(), dir, known.clone(), seed)))
+        .map(|_| tokio::task::spawn_local(read(world.client(true), dir, known.clone(), seed)))
         .collect();
     for writer in writers {
         match writer.await {
@@ -101,7 +101,7 @@ pub async fn play(seed: u64, spec: WorldSpec, plan: FaultPlan, chaos: Option<Cha
     world.net.set_plan(FaultPlan::default());
     world.heal();
     // A client that knows nothing: everything is there, the counts are right, and all can go.
-    let fresh = world.client();
+    let fresh = world.client(true);
     let there = fresh.list(dir).await.expect("list");
     let known = known.borrow().made.clone();
     assert_eq!(there.keys().cloned().collect::<BTreeSet<_>>(), known, "seed {seed}");

@@ -338,7 +338,8 @@ fn split_directories_change_nothing() {
                 refuse_per_million: 20_000,
             },
             chaos: raging.then_some(Chaos { pause_ms_max: 400, down_ms_max: 1_500 }),
-            clients: 3,
+            clients: 2,
+            hands: 1 + seed as usize % 3,
             ..calm()
         }
     });
