@@ -509,7 +509,7 @@ impl Meta {
             let attr = if here { Some(self.attr(session, handle)?) } else { None };
             entries.push(Dirent { name, handle, kind, cursor: handle, attr });
         }
-        Ok(ReaddirResponse { entries, end, parent: 1 })
+        Ok(ReaddirResponse { entries, end, parent: 1, map: None })
     }
 
     fn xattr(&mut self, session: u64, op: &OpRequest) -> Answer {
