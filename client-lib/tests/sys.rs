@@ -257,7 +257,7 @@ fn directories_are_read_in_pages_that_fill_the_caches() {
     let find = |text: &str| all.iter().find(|e| e.name == name(text)).unwrap();
     assert!(find("far").attr.as_ref().unwrap().is_dir());
     assert_eq!(find("busy").attr.as_ref().unwrap().size, 5);
-    assert_eq!(counts(&c), [("df_stat", 4), ("getattr", 1), ("readdir", 2)]);
+    assert_eq!(counts(&c), [("df_stat", 4), ("listattr", 1), ("readdir", 2)]);
     assert_eq!(m.run(Lookup::new(ROOT, name("far"))).unwrap().handle(), far);
     assert!(counts(&c).is_empty());
     let page = m.run(Readdir::new(DirHandle::new(ROOT), 1_000, true, false)).unwrap();
