@@ -80,7 +80,13 @@ async fn find(hand: &Hand, pool: &Pool) {
 
 /// Plays one seed; gives what was done and refused.
 pub async fn run(seed: u64, clients: usize, ops: usize) -> (usize, usize) {
-    let spec = WorldSpec { meta: 3, io: 1, strip_size_bytes: 512, small_file_bytes: 1_024 };
+    let spec = WorldSpec {
+        meta: 3,
+        io: 1,
+        strip_size_bytes: 512,
+        small_file_bytes: 1_024,
+        dir_split_entries: 0,
+    };
     let world = World::start(seed, spec);
     let first = world.client(true);
     let mut handles = Vec::new();
