@@ -204,6 +204,7 @@ impl MetaServer {
             uid: attr.uid,
             gid: attr.gid,
             acl: attr.acl.clone(),
+            quota_tree: attr.quota_tree,
             nlink: 2,
             crtime_ns: now,
             change: 1,

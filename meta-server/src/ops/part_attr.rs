@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | mode, owner, group, ACL, what is handed down: in one change, synced | answer | repeated by the home |
+//! | mode, owner, group, ACL, quota tree, what is handed down: in one change, synced | answer | repeated by the home |
 //!
 //! Attributes that are no news (by the home's `change`) do nothing, so it may be repeated and come
 //! late. Times and counts are the part's own. Errors: `Stale`, `Protocol`.
@@ -35,6 +35,7 @@ pub(crate) async fn part_attr(server: &MetaServer, r: PartAttrRequest) -> Result
         }
         attr.set(AttrFlags::HAS_XATTR, !r.xattrs.is_empty());
         (attr.mode, attr.uid, attr.gid, attr.acl) = (home.mode, home.uid, home.gid, home.acl);
+        attr.quota_tree = home.quota_tree;
         attr.change += 1;
         change.put_attr(&attr);
         server.commit_step(change).await?;

@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | attributes and reply in one change | answer | nothing happened |
+//! | attributes and reply in one change (a split directory's parts hear of it first) | answer | nothing happened |
 //!
 //! A tool walks the tree with it, from its top: what is made in a marked directory is marked from
 //! its beginning. Durable: all of it. Errors: `NotPermitted`, `Stale`, `InUse` (it belongs to another
@@ -11,7 +11,6 @@ use crate::server::MetaServer;
 use crate::store::Change;
 use pvfs2_proto::op::{OpResponse, QuotaMarkRequest, QuotaMarkResponse};
 use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
-use pvfs2_server_core::scheduler::Mode;
 use pvfs2_server_core::service::{Answer, OpCx};
 
 pub(crate) async fn quota_mark(
@@ -22,8 +21,7 @@ pub(crate) async fn quota_mark(
     if !cx.cred.is_root() {
         return Err(PvfsError::new(ErrorCode::NotPermitted, "only root sets quotas"));
     }
-    let _guard = server.pass(&[(r.handle, Mode::Write)]).await;
-    let mut attr = server.store.object(Handle(r.handle))?;
+    let (guard, mut attr) = server.pass_attr(Handle(r.handle)).await?;
     if attr.quota_tree != 0 && r.tree != 0 && attr.quota_tree != r.tree {
         return Err(PvfsError::new(
             ErrorCode::InUse,
@@ -44,5 +42,5 @@ pub(crate) async fn quota_mark(
     attr.change += 1;
     let mut change = Change::new();
     change.put_attr(&attr);
-    server.answer(cx, change, response(attr))
+    server.answer_attr(cx, change, &attr.clone(), guard, response(attr)).await
 }
