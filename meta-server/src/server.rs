@@ -500,6 +500,7 @@ impl OpHandler for MetaServer {
             ("objects", self.store.objects()),
             ("open_files", self.opens.borrow().len() as u64),
             ("dir_splits", self.splits.get()),
+            ("dir_parts", self.store.parts_here()),
         ]
     }
 }

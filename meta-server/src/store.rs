@@ -392,6 +392,11 @@ impl Store {
         self.objects.get().max(0) as u64
     }
 
+    /// How many of them are parts of split directories, which no dirent names.
+    pub fn parts_here(&self) -> u64 {
+        self.parts.borrow().len() as u64
+    }
+
     /// Handles that can still be given out.
     pub fn handles_free(&self) -> u64 {
         self.range.last.saturating_sub(self.handles.next.get())
