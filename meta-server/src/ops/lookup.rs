@@ -25,8 +25,13 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
     let mut last: Option<Attr> = None;
     for (i, name) in r.path.iter().enumerate() {
         // A rename between servers hides the directory until it is decided.
-        let _guard = server.pass(&[(dir.handle, Mode::Read)]).await;
-        let step = match one(server, cx, &dir, name) {
+        let guard = server.pass(&[(dir.handle, Mode::Read)]).await;
+        let fresh = match &guard {
+            // While it waited, names may have moved to another part.
+            Some(_) => server.store.directory(dir.handle()).map(|fresh| dir = fresh),
+            None => Ok(()),
+        };
+        let step = match fresh.and_then(|()| one(server, cx, &dir, name)) {
             Ok(step) => step,
             Err(e) if i == 0 => return Err(e),
             Err(_) => break,
