@@ -209,7 +209,12 @@ impl MetaServer {
             crtime_ns: now,
             change: 1,
             flags: AttrFlags::DIR_PART,
-            dir_map: Some(DirMap { home: dir.0, seed, version: attr.change, ..Default::default() }),
+            dir_map: Some(Box::new(DirMap {
+                home: dir.0,
+                seed,
+                version: attr.change,
+                ..Default::default()
+            })),
             ..Default::default()
         };
         let make = CrdirRequest {
@@ -243,7 +248,7 @@ impl MetaServer {
         let mut map = DirMap { home: dir.0, seed, parts, ..Default::default() };
         map.moved = map.start(1);
         tracing::info!(dir = %dir, names = attr.size, parts = map.parts.len() + 1, "a directory splits");
-        attr.dir_map = Some(map);
+        attr.dir_map = Some(Box::new(map));
         attr.change += 1;
         let mut change = Change::new();
         change.put_attr(&attr);
@@ -259,7 +264,7 @@ impl MetaServer {
     async fn move_names(&self, dir: Handle) -> Result<bool> {
         let guard = self.sched.lock(&[(dir, Mode::Write)]).await;
         let Some(attr) = self.store.attr(dir)? else { return Ok(false) };
-        let Some(map) = attr.dir_map.filter(DirMap::is_moving) else { return Ok(false) };
+        let Some(map) = attr.dir_map.filter(|map| map.is_moving()) else { return Ok(false) };
         let holder = (1..=map.parts.len()).rev().find(|k| map.start(*k) <= map.moved);
         let (Some(k), low) = (holder, map.moved) else { return Err(damaged(dir)) };
         let (high, names) = self.next_names(dir, low, map.start(k + 1))?;
@@ -288,7 +293,7 @@ impl MetaServer {
             answer => answer?,
         };
         let mut attr = self.store.object(dir)?;
-        attr.dir_map = Some(DirMap { moved: high, ..map });
+        attr.dir_map = Some(Box::new(DirMap { moved: high, ..*map }));
         attr.size = attr.size.saturating_sub(names.len() as u64);
         attr.nlink = attr.nlink.saturating_sub(subdirs);
         attr.change += 1;

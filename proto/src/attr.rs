@@ -97,8 +97,8 @@ pub struct Attr {
     pub quota_tree: u64,
     /// The map of a split directory, or what a part knows of it. A client takes it out when it has
     /// added what the parts say: attributes with a map are not the whole directory's.
-    #[prost(message, optional, tag = "24")]
-    pub dir_map: Option<DirMap>,
+    #[prost(message, optional, boxed, tag = "24")]
+    pub dir_map: Option<Box<DirMap>>,
 }
 
 impl Attr {

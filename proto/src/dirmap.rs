@@ -140,7 +140,7 @@ mod tests {
             let (mut from, mut seen) = (0, 0);
             while from < HASH_END {
                 let end = m.share_end(from);
-                prop_assert!(end > from && end % (1 << RANK_BITS) == 0);
+                prop_assert!(end > from && end.is_multiple_of(1 << RANK_BITS));
                 prop_assert_eq!(position(end - 1), end);
                 if (from..end).contains(&probe) {
                     seen += 1;

@@ -25,7 +25,7 @@ pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -
         prelude::access(&cx.cred, &attr, READ)?;
     }
     let max = r.max.min(READDIR_MAX) as usize;
-    let home = attr.dir_map.as_ref().filter(|_| !attr.has(AttrFlags::DIR_PART));
+    let home = attr.dir_map.as_deref().filter(|_| !attr.has(AttrFlags::DIR_PART));
     let mut high = HASH_END;
     if let Some(map) = home.filter(|_| max > 0) {
         let from = position(r.cursor);

@@ -119,7 +119,7 @@ pub(crate) fn may_change(cx: &OpCx, attr: &Attr, name: &[u8]) -> Result<()> {
 /// Whether a layout attribute may be changed on this object.
 pub(crate) fn may_lay_out(attr: &Attr, name: &[u8]) -> Result<()> {
     let of_dirs = layouts::INHERITED_BY_DIRS.contains(&name);
-    if !layouts::INHERITED.contains(&name) && !(of_dirs && attr.is_dir()) {
+    if !(layouts::INHERITED.contains(&name) || of_dirs && attr.is_dir()) {
         return Err(PvfsError::new(
             ErrorCode::Invalid,
             "layout attributes are dist_name, dist_params, num_dfiles, layout and server_list, of \

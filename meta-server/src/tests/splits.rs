@@ -28,7 +28,7 @@ async fn set(u: &User, dir: u64, name: &str, value: &str) -> Result<(), PvfsErro
 }
 
 async fn map_of(u: &User, dir: u64) -> Option<DirMap> {
-    u.getattr(dir).await.unwrap().dir_map
+    u.getattr(dir).await.unwrap().dir_map.map(|map| *map)
 }
 
 /// The home or the part that holds a name.

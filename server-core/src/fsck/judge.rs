@@ -50,7 +50,7 @@ impl View {
 
     /// The map of the split directory that `dir` is, or is a part of.
     fn dir_map(&self, dir: u64) -> Option<&DirMap> {
-        self.attr(self.home(dir)).and_then(|a| a.dir_map.as_ref())
+        self.attr(self.home(dir)).and_then(|a| a.dir_map.as_deref())
     }
 
     /// Whether a split under way has given the name to a part without its home's word.

@@ -6,7 +6,7 @@ use pvfs2_bmi::mem::FaultPlan;
 use pvfs2_client::sys;
 use pvfs2_proto::{ErrorCode, Handle};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,23 +44,25 @@ async fn write(hand: Hand, dir: Handle, who: usize, known: Rc<RefCell<Known>>) -
     hand
 }
 
+fn check(seed: u64, before: &BTreeSet<String>, seen: &BTreeMap<String, Handle>, known: &Known) {
+    for name in before.difference(&known.going) {
+        assert!(seen.contains_key(name), "seed {seed}: {name} is missing in a listing");
+    }
+    for name in seen.keys() {
+        assert!(known.begun.contains(name), "seed {seed}: {name} was never made");
+    }
+}
+
 async fn read(hand: Hand, dir: Handle, known: Rc<RefCell<Known>>, seed: u64) -> usize {
     let mut listings = 0;
     loop {
         let before = known.borrow().made.clone();
         let seen = hand.list(dir).await.expect("list");
-        let known = known.borrow();
-        for name in before.difference(&known.going) {
-            assert!(seen.contains_key(name), "seed {seed}: {name} is missing in a listing");
-        }
-        for name in seen.keys() {
-            assert!(known.begun.contains(name), "seed {seed}: {name} was never made");
-        }
+        check(seed, &before, &seen, &known.borrow());
         listings += 1;
         if before.len() >= 2 * (NAMES - NAMES / REMOVE) {
             return listings;
         }
-        drop(known);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
