@@ -7,6 +7,7 @@
 //! - `ops`: one operation, one file
 //! - [`keys`]: every key and value of the keyval
 //! - [`store`]: typed access to them; changes; handles to give out
+//! - [`change`]: what one operation alters
 //! - [`opens`]: who has which file open
 //! - [`locks`]: who has locked which bytes
 //! - `acl`: setting POSIX ACLs
@@ -18,6 +19,7 @@
 //! - [`split`]: directories that grow over several servers
 //! - `reaper`: removes what has lost its last name and its last open
 mod acl;
+pub mod change;
 pub mod datafiles;
 pub mod intents;
 pub mod keys;

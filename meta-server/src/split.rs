@@ -21,7 +21,7 @@ use crate::intents::{self, StepCall};
 use crate::keys::{self, DirentValue};
 use crate::layouts;
 use crate::server::MetaServer;
-use crate::store::{Change, damaged};
+use crate::store::{Change, Store, damaged};
 use bytes::Bytes;
 use pvfs2_proto::attr::XATTR_ACL_DEFAULT;
 use pvfs2_proto::attr::mode::S_IFDIR;
@@ -149,6 +149,23 @@ pub(crate) fn must_hold(dir: &Attr, hash: impl FnOnce(&DirMap) -> u64) -> Result
             ErrorCode::Moved,
             format!("the name lies on another part of directory {:x}", dir.handle),
         )),
+    }
+}
+
+impl Store {
+    /// Finds the parts of other servers' directories that lie here.
+    pub(crate) fn find_parts(&self) -> Result<()> {
+        self.scan(&keys::parts(), |key, value| {
+            if let (Some(part), Some(seed)) = (keys::handle_of(key), keys::u64_of(&value)) {
+                self.parts.borrow_mut().insert(part, seed);
+            }
+            Ok(())
+        })
+    }
+
+    /// How many objects are parts of split directories, which no dirent names.
+    pub(crate) fn parts_here(&self) -> u64 {
+        self.parts.borrow().len() as u64
     }
 }
 

@@ -7,6 +7,7 @@
 //! is the number of its dirents and `nlink` 2 + its subdirectories, kept in the same change that
 //! alters the dirents. Handles and intent numbers are reserved `RESERVE` at a time and never
 //! given out twice, so that `handle_recycle_secs` is for ever.
+pub use crate::change::Change;
 use crate::keys::{self, Counter, DirentValue};
 use crate::quota::{Amount, Charge, Id, Table};
 use bytes::Bytes;
@@ -17,8 +18,7 @@ use pvfs2_proto::env::Env;
 use pvfs2_proto::op::{Dirent, QuotaKind};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, FileLayout, Handle, HandleRange, PvfsError, Result};
 use pvfs2_server_core::acl::Acl;
-use pvfs2_server_core::service::OpCx;
-use pvfs2_trove::{Collection, Txn};
+use pvfs2_trove::Collection;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -29,74 +29,6 @@ use tokio::sync::Notify;
 const RESERVE: u64 = 1_024;
 /// Records that one scan brings.
 const SCAN_BATCH: usize = 1_024;
-
-/// What one operation alters.
-#[derive(Default)]
-pub struct Change {
-    txn: Txn,
-    objects: i64,
-    /// Something was queued for the reaper.
-    reaps: bool,
-    /// Objects whose attributes change, for quotas: what they count afterwards.
-    charges: SmallVec<[(Handle, Option<Charge>); 4]>,
-    /// A directory that has grown or shrunk: handle, names, whether it may have a limit of its own.
-    counted: Option<(Handle, u64, bool)>,
-    /// A part of a directory that came or went, with its seed.
-    parts: Vec<(Handle, Option<u64>)>,
-}
-
-impl Change {
-    /// Nothing yet.
-    pub fn new() -> Change {
-        Change::default()
-    }
-    /// Writes attributes of an object that exists.
-    pub fn put_attr(&mut self, attr: &Attr) {
-        if attr.mode & S_IFMT == S_IFDIR
-            && attr.dir_map.is_none()
-            && self.counted.is_none_or(|c| c.1 < attr.size)
-        {
-            self.counted = Some((attr.handle(), attr.size, attr.has(AttrFlags::HAS_XATTR)));
-        }
-        self.txn.put(keys::attr(attr.handle()).to_vec(), attr.encode_to_vec());
-        self.charges.push((attr.handle(), Some(Charge::of(attr))));
-    }
-    /// Writes attributes of a new object.
-    pub fn new_object(&mut self, attr: &Attr) {
-        self.objects += 1;
-        self.put_attr(attr);
-    }
-    /// Writes a dirent.
-    pub fn put_dirent(&mut self, key: keys::Key, handle: Handle, kind: u32) {
-        let value = DirentValue { handle, kind };
-        self.txn.put(key.to_vec(), value.encode().to_vec());
-    }
-    /// Removes a record.
-    pub fn delete(&mut self, key: impl AsRef<[u8]>) {
-        self.txn.delete(key.as_ref().to_vec());
-    }
-    /// What the change makes of a record; `None`: nothing.
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Option<Bytes>> {
-        self.txn.get(key.as_ref()).map(|value| value.cloned())
-    }
-    /// Writes a record.
-    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) {
-        self.txn.put(key.as_ref().to_vec(), value);
-    }
-    /// Writes what a part of a split directory of another server is known by.
-    pub fn put_part(&mut self, part: Handle, seed: u64) {
-        self.put(keys::part(part), keys::u64_value(seed).to_vec());
-        self.parts.push((part, Some(seed)));
-    }
-    /// Sets a directory's parent.
-    pub fn put_parent(&mut self, dir: Handle, parent: Handle) {
-        self.put(keys::parent(dir), keys::u64_value(parent.0).to_vec());
-    }
-    /// Adds the reply record (see [`OpCx::reply_record`]).
-    pub fn reply(&mut self, cx: &OpCx, response: &pvfs2_proto::op::OpResponse) {
-        cx.reply_record(&mut self.txn, response);
-    }
-}
 
 /// The keyval of one metadata server.
 pub struct Store {
@@ -112,7 +44,7 @@ pub struct Store {
     /// Wakes the reaper.
     pub reap: Arc<Notify>,
     /// Seeds of the parts of other servers' directories that lie here.
-    parts: RefCell<HashMap<Handle, u64>>,
+    pub(crate) parts: RefCell<HashMap<Handle, u64>>,
     /// Which directories grow beyond what one server shall hold.
     pub growth: crate::split::Growth,
 }
@@ -191,15 +123,6 @@ impl Store {
         }
         self.commit(change)?;
         Ok(())
-    }
-
-    fn find_parts(&self) -> Result<()> {
-        self.scan(&keys::parts(), |key, value| {
-            if let (Some(part), Some(seed)) = (keys::handle_of(key), keys::u64_of(&value)) {
-                self.parts.borrow_mut().insert(part, seed);
-            }
-            Ok(())
-        })
     }
 
     /// Counts objects, and what users, groups and trees take, anew; gives how many of those sums were
@@ -390,11 +313,6 @@ impl Store {
     /// Objects that exist here.
     pub fn objects(&self) -> u64 {
         self.objects.get().max(0) as u64
-    }
-
-    /// How many of them are parts of split directories, which no dirent names.
-    pub fn parts_here(&self) -> u64 {
-        self.parts.borrow().len() as u64
     }
 
     /// Handles that can still be given out.
