@@ -41,7 +41,7 @@ grep -A3 -E 'FAILED|UNEXPECTEDLY' "$LOCAL/out" || true
 summary=$(grep -E '^Summary' "$LOCAL/out") || { tail -20 "$LOCAL/out"; fail "no summary: it did not run to its end"; }
 say "$summary"
 if [ "${PJD_REMOUNT:-0}" = 1 ]; then
-    as_on_ext4='open::erofs_new_file|mkfifo::erofs_new_file|rmdir::erofs_named|symlink::erofs_new_file'
+    as_on_ext4='open::erofs_new_file|open::erofs_named|mkfifo::erofs_new_file|rmdir::erofs_named|symlink::erofs_new_file'
     as_on_ext4="$as_on_ext4|rename::erofs_named|chown::erofs_named|chown::lchown::erofs_named"
     others=$(grep -E ' FAILED| UNEXPECTEDLY' "$LOCAL/out" | grep -vE "^($as_on_ext4) " || true)
     [ -n "$others" ] || rc=0
