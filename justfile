@@ -19,6 +19,10 @@ programs *NAMES:
     cargo build --release
     tests/programs/run-all.sh {{NAMES}}
 
+# MPI-IO from two mounts without caches of names and attributes
+mpi-io:
+    QUICKSTART_ARGS="-o acache-ms=0,ncache-ms=0" tests/programs/run-all.sh mpi_io
+
 # kill -9 of each server in turn and of all at once, under load
 kill-rounds ROUNDS="20":
     PVFS2_KILL_ROUNDS={{ROUNDS}} cargo test --release -p pvfs2-tests --test mounted -- crash::
