@@ -14,7 +14,7 @@
 //! - [`paper`]: the article's experiments, with [`chart`]s and a report
 //! - [`stamp`]: bytes that know where they belong; [`hist`]: latencies; [`table`]: how results are
 //!   printed and summed up; [`progress`]: the live line
-//! - [`noise`]: bytes for the micro-benchmarks in `bench/benches` (`cargo bench -p pvfs2-bench`)
+//! - [`mod@noise`]: bytes for the micro-benchmarks in `bench/benches` (`cargo bench -p pvfs2-bench`)
 //! - `benches/million.rs`: a million files in one directory; a program of its own, see its head
 //!
 //! Whole file systems side by side are measured by `bench/compare.sh`.

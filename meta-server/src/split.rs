@@ -404,10 +404,11 @@ impl MetaServer {
     }
 
     /// Commits a change of attributes with its reply; the parts of a split directory hear of it
-    /// before the reply leaves.
+    /// before the reply leaves, those out of reach as soon as they can be reached (until then the
+    /// directory stays locked here).
     ///
     /// # Errors
-    /// `Unreachable` and the like when a part cannot be reached: it will hear of it later.
+    /// What the commit says.
     pub(crate) async fn answer_attr(
         &self,
         cx: &OpCx,
@@ -427,11 +428,11 @@ impl MetaServer {
         }
         let intent = self.store.new_intent()?;
         self.commit_intent(&mut change, intent, steps.clone(), &[attr.handle()]);
-        self.store.commit(change)?;
-        let mut last = Change::new();
-        last.reply(cx, &response);
-        self.run_intent(intent, steps, guard, last).await?;
-        Ok(Answer::new(response))
+        // With the reply: a repeat after a restart is answered, not done again.
+        let answer = self.answer(cx, change, response)?;
+        // It stands, whatever keeps a part from learning it now.
+        let _later = self.run_intent(intent, steps, guard, Change::new()).await;
+        Ok(answer)
     }
 
     /// The objects of other servers that go when a directory goes: itself, or the parts of one that

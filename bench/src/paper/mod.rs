@@ -5,7 +5,7 @@
 //! (b) 1 metadata and 2 I/O servers, 1, 2 and 4 clients, strips of 64 KiB: latency of reading (Figure
 //! 9) and writing (Figure 10) one file of 4 KiB to 64 MiB, of which each client has an equal part.
 //!
-//! - [`run`]: the command line, the servers, the measuring
+//! - [`mod@run`]: the command line, the servers, the measuring
 //! - [`figures`]: the four charts
 //! - [`html`]: the report
 pub mod figures;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | begin (while something of this owner is being given back: wait) | ask | - |
 //! | ask (lock to the file's server) | done; or it is queued: wait | refused: nothing changed; else unknown: given back in the background |
-//! | wait (a notice, or [`POLL`]; on no FUSE thread, in no slot) | ask, with the same id | killed: given back in the background; another signal: cancel |
+//! | wait (a notice, or `POLL`; on no FUSE thread, in no slot) | ask, with the same id | killed: given back in the background; another signal: cancel |
 //! | cancel (lock with `cancel`) | done, if it was granted just now; else `Interrupted` | as ask |
 //!
 //! Drops: the file's attributes from the acache and the bytes that came with its open, when another

@@ -13,7 +13,7 @@
 //!   what `PersistMode::SyncAll` promises for fjall's journal, without the journal.
 //! - keys must ascend, each once, or ingestion panics; the overlay is a map.
 //! - ingestion waits for nobody: compaction may fall behind. [`Keyval::apply`] waits itself while
-//!   there are [`RUNS_MAX`] runs in level 0, as fjall's own inserts would.
+//!   there are `RUNS_MAX` runs in level 0, as fjall's own inserts would.
 //! - a database that was cut off while it was being made is not opened again (`db.rs`), so it is
 //!   made aside and renamed.
 use super::{KeyChange, Keyval, LOCK_PAUSE, LOCK_TRIES, bounds, prefix_end};
