@@ -2,7 +2,7 @@
 //!
 //! One thread with a current-thread runtime and an `AsyncNet`. It drives operations that stalled on
 //! a FUSE thread ([`Background::run_or_move`]), closes of files ([`Background::release`]: those that
-//! only read in batches, those that wrote at once), and keeps the sessions' leases. Tools run whole
+//! have something to report at once, the others in batches), and keeps the sessions' leases. Tools run whole
 //! programs on it ([`Background::wait`]).
 //!
 //! Invariants: a batch waits at most [`FLUSH_EVERY`] or until it has [`BATCH_MAX`] files;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
-/// Longest time that a close of a file that was only read waits for company.
+/// Longest time that a close with nothing to report waits for company.
 pub const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Closes that travel in one request.
 pub const BATCH_MAX: usize = 64;
@@ -107,9 +107,9 @@ impl<N: Net + 'static> Worker<N> {
         });
     }
 
-    /// Releases a file: at once if it was open for writing, else with the next batch.
+    /// Releases a file: at once if it has something to report, else with the next batch.
     pub fn release(self: &Rc<Self>, file: Arc<OpenFile>) {
-        if file.write {
+        if file.has_news() {
             let worker = self.clone();
             self.spawn(async move {
                 let mut op = OpState::own(&worker.client);

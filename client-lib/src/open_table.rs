@@ -463,6 +463,14 @@ impl OpenFile {
         ))
     }
 
+    /// Whether its close has more to tell than that it closed: an end and an mtime that the metadata
+    /// server does not know. One without can wait for company ([`Background::release`]).
+    ///
+    /// [`Background::release`]: crate::background::Background::release
+    pub fn has_news(&self) -> bool {
+        self.write && self.state.pending().wrote
+    }
+
     /// Whether its release was asked for already; marks it.
     pub(crate) fn mark_released(&self) -> bool {
         self.released.swap(true, Ordering::AcqRel)

@@ -183,6 +183,26 @@ impl MetaServer {
         }
     }
 
+    /// As [`run_intent`](Self::run_intent), but waits until every request is answered, however long
+    /// that takes; goes on in the background when nobody waits any more.
+    ///
+    /// # Errors
+    /// What the removal of the record says; `Unreachable` when the server ends meanwhile.
+    pub(crate) async fn end_intent(
+        &self,
+        intent: u64,
+        steps: Vec<StepCall>,
+        guard: Option<Guard>,
+    ) -> Result<()> {
+        let (rest, Some(e)) = self.try_steps(steps).await else {
+            return self.forget_intent(intent);
+        };
+        tracing::warn!(intent, "a step on another server has to wait, and who asked with it: {e}");
+        let Some(me) = self.arc() else { return Err(e) };
+        let task = tokio::task::spawn_local(async move { me.persist(intent, rest, guard).await });
+        task.await.map_err(|_| e)
+    }
+
     async fn persist(self: Arc<Self>, intent: u64, mut steps: Vec<StepCall>, guard: Option<Guard>) {
         let mut pause = RETRY_MS;
         while !steps.is_empty() {

@@ -404,8 +404,8 @@ impl MetaServer {
     }
 
     /// Commits a change of attributes with its reply; the parts of a split directory hear of it
-    /// before the reply leaves, those out of reach as soon as they can be reached (until then the
-    /// directory stays locked here).
+    /// before the reply leaves. While one cannot be reached the directory stays locked here, and who
+    /// asked waits: told earlier, it could still be let in there by the attributes of before.
     ///
     /// # Errors
     /// What the commit says.
@@ -430,8 +430,7 @@ impl MetaServer {
         self.commit_intent(&mut change, intent, steps.clone(), &[attr.handle()]);
         // With the reply: a repeat after a restart is answered, not done again.
         let answer = self.answer(cx, change, response)?;
-        // It stands, whatever keeps a part from learning it now.
-        let _later = self.run_intent(intent, steps, guard, Change::new()).await;
+        self.end_intent(intent, steps, guard).await?;
         Ok(answer)
     }
 

@@ -11,7 +11,7 @@
 use crate::attrs::AttrFlow;
 use crate::machine::{Cx, Machine, Step};
 use crate::open_table::OpenFile;
-use crate::sys::{keep, name_failed, named};
+use crate::sys::{name_failed, named};
 use crate::tickets::need;
 use bytes::Bytes;
 use pvfs2_bmi::call::Net;
@@ -95,10 +95,7 @@ impl Create {
         {
             file.truncated(0);
         }
-        let exact = named(client, dir, &r.name, &mut attr);
-        if let Some(mut dir_attr) = answer.dir_attr.filter(|_| at == dir) {
-            keep(client, &mut dir_attr);
-        }
+        let exact = named(client, dir, &r.name, &mut attr, answer.dir_attr);
         let created = answer.created;
         if exact {
             return Ok(Step::Done(Created { attr, file, created }));

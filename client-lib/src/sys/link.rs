@@ -43,7 +43,7 @@ impl Machine for Link {
             object_failed(cx.client, self.handle, e);
         })?;
         let mut attr = need(answer.attr, "link answered without attributes")?;
-        named(cx.client, self.dir, &self.name, &mut attr);
+        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr);
         Ok(Step::Done(attr))
     }
 }

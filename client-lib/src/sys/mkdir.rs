@@ -51,7 +51,7 @@ impl Machine for Mkdir {
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
         let mut attr = need(answer.attr, "mkdir answered without attributes")?;
-        named(cx.client, self.dir, &self.name, &mut attr);
+        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr);
         Ok(Step::Done(attr))
     }
 }

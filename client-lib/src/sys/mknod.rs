@@ -57,7 +57,7 @@ impl Machine for Mknod {
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
         let mut attr = need(answer.attr, "mknod answered without attributes")?;
-        named(cx.client, self.dir, &self.name, &mut attr);
+        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr);
         Ok(Step::Done(attr))
     }
 }

@@ -141,18 +141,31 @@ pub(crate) fn keep_or_drop(client: &Client, handle: Handle, attr: Option<Attr>) 
     }
 }
 
-/// A name was made in `dir`; whether the size in its object's attributes is exact.
-pub(crate) fn named(client: &Client, dir: Handle, name: &Bytes, attr: &mut Attr) -> bool {
+/// A name was made in `dir`, whose attributes the answer may have brought; whether the size in its
+/// object's attributes is exact.
+pub(crate) fn named(
+    client: &Client,
+    dir: Handle,
+    name: &Bytes,
+    attr: &mut Attr,
+    dir_attr: Option<Attr>,
+) -> bool {
     let now_ns = client.env().now_ns();
     client.ncache().set(dir, name, Cached::Handle(attr.handle()), now_ns);
-    client.acache().drop_handle(dir);
+    dir_changed(client, dir, dir_attr);
     keep(client, attr)
 }
 
 /// A name of `dir` is gone.
-pub(crate) fn unnamed(client: &Client, dir: Handle, name: &Bytes) {
+pub(crate) fn unnamed(client: &Client, dir: Handle, name: &Bytes, dir_attr: Option<Attr>) {
     client.ncache().set(dir, name, Cached::Absent, client.env().now_ns());
-    client.acache().drop_handle(dir);
+    dir_changed(client, dir, dir_attr);
+}
+
+/// A directory changed. The kernel asks for its attributes after every change: those that came with
+/// the answer save a request. A part's (of a split directory) say nothing of the whole.
+pub(crate) fn dir_changed(client: &Client, dir: Handle, dir_attr: Option<Attr>) {
+    keep_or_drop(client, dir, dir_attr.filter(|attr| attr.handle() == dir));
 }
 
 /// A change of `name` in `dir` failed: drops what the caches say against it.

@@ -5,9 +5,10 @@
 //! | report (take end and mtime; wait while size or times are being changed) | ask | - |
 //! | ask (release to the file's server) | done | given up: the session's end closes it; logged |
 //!
-//! One that read only says nothing that anybody waits for: the background thread sends those in
-//! batches ([`ReleaseBatch`]). One that wrote is sent at once, with its end and mtime; until it is
-//! answered they count as this client's knowledge. Nothing becomes durable that was not.
+//! One that has nothing to tell but that it closed is not waited for: the background thread sends
+//! those in batches ([`ReleaseBatch`]). One that wrote what the metadata server does not know yet is
+//! sent at once, with its end and mtime; until it is answered they count as this client's knowledge.
+//! Nothing becomes durable that was not.
 use crate::client::Client;
 use crate::machine::{Cx, Machine, Step};
 use crate::open_table::{OpenFile, Report};
@@ -83,15 +84,15 @@ impl Machine for Release {
     }
 }
 
-/// Many closes of files that were only read, all of one server.
+/// Many closes that bring no end and no mtime, all of one server.
 pub struct ReleaseBatch {
     server: ServerId,
     files: Vec<Arc<OpenFile>>,
 }
 
 impl ReleaseBatch {
-    /// Releases `files`, all of metadata server `server`, none of them written, each marked as
-    /// released by the caller.
+    /// Releases `files`, all of metadata server `server`, none with anything to report, each marked
+    /// as released by the caller.
     pub fn new(server: ServerId, files: Vec<Arc<OpenFile>>) -> ReleaseBatch {
         ReleaseBatch { server, files }
     }
@@ -109,6 +110,7 @@ impl Machine for ReleaseBatch {
             .iter()
             .map(|f| ReleaseItem {
                 handle: f.handle.0,
+                write: f.write,
                 atime_ns: atime_of(cx.client, f),
                 ..Default::default()
             })

@@ -7,7 +7,7 @@
 //! Durable when done: at no moment, and after no kill -9, both names or neither. Errors: `NotFound`,
 //! `Exists` (NOREPLACE), `NotEmpty`, `IsDirectory`, `NotDirectory`, `Invalid` (into its own subtree),
 //! `Access`, `NotPermitted`, `TooManyLinks`, `ReadOnly`.
-use super::{name_failed, unnamed};
+use super::{dir_changed, name_failed};
 use crate::machine::{Cx, Machine, Step};
 use crate::ncache::Cached;
 use bytes::Bytes;
@@ -58,25 +58,29 @@ impl Machine for Rename {
             name_failed(cx.client, self.old.0, &self.old.1, e);
             name_failed(cx.client, self.new.0, &self.new.1, e);
         })?;
-        self.renamed(cx, &answer);
+        self.renamed(cx, answer);
         Ok(Step::Done(()))
     }
 }
 
 impl Rename {
-    fn renamed<N: Net>(&self, cx: &Cx<'_, N>, answer: &RenameResponse) {
+    fn renamed<N: Net>(&self, cx: &Cx<'_, N>, answer: RenameResponse) {
         let (client, now_ns) = (cx.client, cx.now_ns());
         // Old name and new name are one when a file is renamed over another link of itself.
         if self.exchange || answer.handle == answer.other {
             client.ncache().drop_name(self.old.0, &self.old.1);
             client.ncache().drop_name(self.new.0, &self.new.1);
         } else {
-            unnamed(client, self.old.0, &self.old.1);
+            client.ncache().set(self.old.0, &self.old.1, Cached::Absent, now_ns);
             let moved = Cached::Handle(Handle(answer.handle));
             client.ncache().set(self.new.0, &self.new.1, moved, now_ns);
         }
-        for handle in [Handle(answer.handle), Handle(answer.other), self.old.0, self.new.0] {
+        for handle in [Handle(answer.handle), Handle(answer.other)] {
             client.acache().drop_handle(handle);
         }
+        if self.old.0 != self.new.0 {
+            dir_changed(client, self.old.0, answer.dir_attr);
+        }
+        dir_changed(client, self.new.0, answer.new_dir_attr);
     }
 }

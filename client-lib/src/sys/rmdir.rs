@@ -39,7 +39,7 @@ impl Machine for Rmdir {
             .ask(server, RmdirRequest { dir: at.0, name: self.name.clone() })
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
-        unnamed(cx.client, self.dir, &self.name);
+        unnamed(cx.client, self.dir, &self.name, answer.dir_attr);
         cx.client.acache().drop_handle(Handle(answer.handle));
         Ok(Step::Done(Handle(answer.handle)))
     }

@@ -40,7 +40,7 @@ impl Machine for Unlink {
             .ask(server, UnlinkRequest { dir: at.0, name: self.name.clone() })
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
-        unnamed(cx.client, self.dir, &self.name);
+        unnamed(cx.client, self.dir, &self.name, answer.dir_attr);
         keep_or_drop(cx.client, Handle(answer.handle), answer.attr.filter(|a| a.nlink > 0));
         Ok(Step::Done(Handle(answer.handle)))
     }

@@ -255,16 +255,25 @@ impl Meta {
             OpRequest::Mkdir(r) => {
                 let on = if self.spread { 1 - server } else { server };
                 let h = self.name(r.dir, &r.name, mode::S_IFDIR | r.mode, on)?;
-                ok!(MkdirRequest, MkdirResponse { attr: Some(self.attr(session, h)?) })
+                ok!(
+                    MkdirRequest,
+                    MkdirResponse { attr: Some(self.attr(session, h)?), ..Default::default() }
+                )
             }
             OpRequest::Mknod(r) => {
                 let h = self.name(r.dir, &r.name, r.mode, server)?;
-                ok!(MknodRequest, MknodResponse { attr: Some(self.attr(session, h)?) })
+                ok!(
+                    MknodRequest,
+                    MknodResponse { attr: Some(self.attr(session, h)?), ..Default::default() }
+                )
             }
             OpRequest::Symlink(r) => {
                 let h = self.name(r.dir, &r.name, mode::S_IFLNK | 0o777, server)?;
                 self.obj(h)?.target = r.target.clone();
-                ok!(SymlinkRequest, SymlinkResponse { attr: Some(self.attr(session, h)?) })
+                ok!(
+                    SymlinkRequest,
+                    SymlinkResponse { attr: Some(self.attr(session, h)?), ..Default::default() }
+                )
             }
             OpRequest::Readlink(r) => {
                 let target = self.obj(r.handle)?.target.clone();
@@ -274,7 +283,13 @@ impl Meta {
                 self.obj(r.handle)?.attr.nlink += 1;
                 self.obj(r.dir)?.names.insert(r.name.clone(), r.handle);
                 self.touch(r.handle);
-                ok!(LinkRequest, LinkResponse { attr: Some(self.attr(session, r.handle)?) })
+                ok!(
+                    LinkRequest,
+                    LinkResponse {
+                        attr: Some(self.attr(session, r.handle)?),
+                        ..Default::default()
+                    }
+                )
             }
             OpRequest::Unlink(r) => {
                 let handle = self.obj(r.dir)?.names.remove(&r.name);
@@ -286,7 +301,7 @@ impl Meta {
                 if attr.as_ref().is_some_and(|a| a.nlink == 0) {
                     self.objects.remove(&handle);
                 }
-                ok!(UnlinkRequest, UnlinkResponse { handle, attr })
+                ok!(UnlinkRequest, UnlinkResponse { handle, attr, ..Default::default() })
             }
             OpRequest::Rmdir(r) => {
                 let handle = self.obj(r.dir)?.names.get(&r.name).copied();
@@ -296,7 +311,7 @@ impl Meta {
                 }
                 self.obj(r.dir)?.names.remove(&r.name);
                 self.objects.remove(&handle);
-                ok!(RmdirRequest, RmdirResponse { handle })
+                ok!(RmdirRequest, RmdirResponse { handle, ..Default::default() })
             }
             OpRequest::Rename(r) => ok!(RenameRequest, self.rename(r)?),
             OpRequest::Readdir(r) => ok!(ReaddirRequest, self.readdir(session, server, r)?),
@@ -484,7 +499,7 @@ impl Meta {
         } else if other != 0 {
             self.objects.remove(&other);
         }
-        Ok(RenameResponse { handle, other })
+        Ok(RenameResponse { handle, other, ..Default::default() })
     }
 
     fn readdir(

@@ -144,11 +144,13 @@ impl PvfsFs {
     pub(super) fn release_file(&self, fh: FileHandle, opened: &Opened, reply: ReplyEmpty) {
         // flock's locks, and those of a file that gets no flush; see `locks`.
         self.dispatch.client().locks().closed(opened.file.handle, fh.0);
-        if !opened.file.write {
+        if opened.file.write {
+            self.shared.changed();
+        }
+        if !opened.file.has_news() {
             self.dispatch.background().release(opened.file.clone());
             return reply.ok();
         }
-        self.shared.changed();
         // Whoever closed it may be on its way out: the release is nobody's to interrupt.
         let op = self.dispatch.own_op();
         self.dispatch.run_op(op, Release::new(opened.file.clone()), answer("release", reply));
@@ -171,7 +173,7 @@ impl PvfsFs {
     /// The mount has ended with files open (it was cut off): the servers hear of it all the same.
     pub(super) fn close_all(&self) {
         for opened in self.shared.files.drain() {
-            if opened.file.write {
+            if opened.file.has_news() {
                 let release = Release::new(opened.file.clone());
                 self.dispatch.continue_later(self.dispatch.own_op(), release, |result| {
                     if let Err(e) = result {

@@ -35,11 +35,11 @@ pub(crate) async fn link(server: &MetaServer, cx: &OpCx, r: LinkRequest) -> Resu
     let mut change = Change::new();
     change.put_attr(&attr);
     add_name(&mut change, &mut place, &attr, now);
-    server.answer(cx, change, response(server.seen(cx, attr)))
+    server.answer(cx, change, response(server.seen(cx, attr), place.dir))
 }
 
-fn response(attr: Attr) -> OpResponse {
-    OpResponse::Link(LinkResponse { attr: Some(attr) })
+fn response(attr: Attr, dir: Attr) -> OpResponse {
+    OpResponse::Link(LinkResponse { attr: Some(attr), dir_attr: Some(dir) })
 }
 
 fn free_place(server: &MetaServer, cx: &OpCx, r: &LinkRequest) -> Result<Place> {
@@ -73,7 +73,7 @@ async fn far(server: &MetaServer, cx: &OpCx, r: &LinkRequest) -> Result<Answer> 
         let mut change = Change::new();
         change.delete(keys::intent(intent));
         add_name(&mut change, &mut place, &attr, server.now_ns());
-        server.answer(cx, change, response(attr))
+        server.answer(cx, change, response(attr, place.dir))
     });
     if committed.is_err() {
         let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;

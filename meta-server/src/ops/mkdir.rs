@@ -36,7 +36,7 @@ pub(crate) async fn mkdir(server: &MetaServer, cx: &OpCx, r: MkdirRequest) -> Re
     change.new_object(&attr);
     change.put_parent(attr.handle(), Handle(place.dir.home()));
     add_name(&mut change, &mut place, attr.handle(), now);
-    server.answer(cx, change, response(attr))
+    server.answer(cx, change, response(attr, place.dir))
 }
 
 /// The server that shall hold the new directory: by hash over all of them.
@@ -53,8 +53,8 @@ fn mode(r: &MkdirRequest) -> u32 {
     S_IFDIR | r.mode & 0o1777
 }
 
-fn response(attr: Attr) -> OpResponse {
-    OpResponse::Mkdir(MkdirResponse { attr: Some(attr) })
+fn response(attr: Attr, dir: Attr) -> OpResponse {
+    OpResponse::Mkdir(MkdirResponse { attr: Some(attr), dir_attr: Some(dir) })
 }
 
 fn free_place(server: &MetaServer, cx: &OpCx, r: &MkdirRequest) -> Result<Place> {
@@ -98,7 +98,7 @@ async fn far(server: &MetaServer, cx: &OpCx, r: MkdirRequest, to: ServerId) -> R
         let mut change = Change::new();
         change.delete(keys::intent(intent));
         add_name(&mut change, &mut place, attr.handle(), now);
-        server.answer(cx, change, response(attr))
+        server.answer(cx, change, response(attr, place.dir))
     });
     if committed.is_err() {
         let _later = server.run_intent(intent, undo, Some(guard), Change::new()).await;

@@ -45,5 +45,9 @@ pub(crate) async fn mknod(server: &MetaServer, cx: &OpCx, r: MknodRequest) -> Re
     change.new_object(&attr);
     change.put_dirent(place.key, attr.handle(), kind);
     change.put_attr(&place.dir);
-    server.answer(cx, change, OpResponse::Mknod(MknodResponse { attr: Some(attr) }))
+    server.answer(
+        cx,
+        change,
+        OpResponse::Mknod(MknodResponse { attr: Some(attr), dir_attr: Some(place.dir) }),
+    )
 }

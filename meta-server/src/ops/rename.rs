@@ -81,11 +81,9 @@ pub(crate) async fn rename(server: &MetaServer, cx: &OpCx, r: RenameRequest) -> 
         must_be_empty(other)?;
     }
     let mut change = Change::new();
-    let response = ends.response();
-    let steps = ends.carry_out(server, &mut change, 0, &r)?;
+    let (steps, response) = ends.carry_out(server, &mut change, 0, &r)?;
     debug_assert!(steps.is_empty());
-    let answer = server.answer(cx, change, response)?;
-    Ok(answer)
+    server.answer(cx, change, response)
 }
 
 fn object(server: &MetaServer, handle: Handle) -> Result<Attr> {
@@ -130,12 +128,14 @@ fn is_below_here(server: &MetaServer, r: &RenameRequest, ends: &Ends) -> Result<
 }
 
 impl Ends {
+    /// The reply where nothing is to be done.
     pub(crate) fn response(&self) -> OpResponse {
         // The object itself, where both names are its own: the client must know that both stay.
         let other = self.new.target;
         OpResponse::Rename(RenameResponse {
             handle: self.moved.handle.0,
             other: other.map_or(0, |t| t.handle.0),
+            ..Default::default()
         })
     }
 
@@ -197,14 +197,15 @@ impl Ends {
         Ok(())
     }
 
-    /// Adds what happens on this server to the change; returns what is left for others.
+    /// Adds what happens on this server to the change; returns what is left for others, and the
+    /// reply.
     pub(crate) fn carry_out(
         mut self,
         server: &MetaServer,
         change: &mut Change,
         intent: u64,
         r: &RenameRequest,
-    ) -> Result<Vec<StepCall>> {
+    ) -> Result<(Vec<StepCall>, OpResponse)> {
         let now = server.now_ns();
         let (moved, other) = (self.moved, self.new.target);
         let is_dir = |t: DirentValue| i64::from(t.kind == S_IFDIR);
@@ -242,7 +243,13 @@ impl Ends {
                 steps.extend(displace(server, change, intent, other, now)?);
             }
         }
-        Ok(steps)
+        let response = OpResponse::Rename(RenameResponse {
+            handle: moved.handle.0,
+            other: other.map_or(0, |t| t.handle.0),
+            dir_attr: self.old.map(|old| old.dir).filter(|_| !same_dir),
+            new_dir_attr: Some(self.new.dir),
+        });
+        Ok((steps, response))
     }
 }
 

@@ -232,24 +232,24 @@ async fn finish(
     let intent = t.intent;
     let exchange = ends.new.target.filter(|_| r.exchange);
     let far_source = ends.old.is_none();
-    let response = ends.response();
     let mut change = Change::new();
-    let committed = ends.carry_out(server, &mut change, intent, r).and_then(|mut steps| {
-        if far_source {
-            let to = server.owner(Handle(r.dir))?;
-            let commit = peer_step(intent, r, RenameStep::Commit, exchange);
-            steps.push(intents::step(to, commit.into_request()));
-        }
-        let mut locked = vec![Handle(r.new_dir)];
-        locked.extend((!far_source).then_some(Handle(r.dir)));
-        match &t.tree {
-            Some(_) => locked.push(TREE),
-            None if t.has_tree => steps.push(server.tree_release(intent)?),
-            None => {}
-        }
-        server.commit_intent(&mut change, intent, steps.clone(), &locked);
-        Ok((server.answer(cx, change, response)?, steps))
-    });
+    let committed =
+        ends.carry_out(server, &mut change, intent, r).and_then(|(mut steps, response)| {
+            if far_source {
+                let to = server.owner(Handle(r.dir))?;
+                let commit = peer_step(intent, r, RenameStep::Commit, exchange);
+                steps.push(intents::step(to, commit.into_request()));
+            }
+            let mut locked = vec![Handle(r.new_dir)];
+            locked.extend((!far_source).then_some(Handle(r.dir)));
+            match &t.tree {
+                Some(_) => locked.push(TREE),
+                None if t.has_tree => steps.push(server.tree_release(intent)?),
+                None => {}
+            }
+            server.commit_intent(&mut change, intent, steps.clone(), &locked);
+            Ok((server.answer(cx, change, response)?, steps))
+        });
     // What remains waits for others, who may wait for these objects.
     guard.keep(&[Handle(r.new_dir), Handle(r.dir)]);
     let (answer, steps) = match committed {

@@ -20,7 +20,7 @@ use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::op::{
     Cred, OpMessage, OpResponse, RmdirPeerRequest, RmdirRequest, RmdirResponse, RmdirStep,
 };
-use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result, ServerId};
+use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result, ServerId};
 use pvfs2_server_core::scheduler::Guard;
 use pvfs2_server_core::service::{Answer, OpCx};
 use pvfs2_server_core::{peer, prelude};
@@ -72,18 +72,18 @@ async fn attempt(server: &MetaServer, cx: &OpCx, r: &RmdirRequest) -> Result<Ans
     if !others.is_empty() {
         return far(server, cx, (place, target.handle), others, change, guard).await;
     }
-    server.answer(cx, remove_name(change, place, server.now_ns()), response(target.handle))
+    remove_name(&mut change, &mut place, server.now_ns());
+    server.answer(cx, change, response(target.handle, place.dir))
 }
 
-fn response(handle: Handle) -> OpResponse {
-    OpResponse::Rmdir(RmdirResponse { handle: handle.0 })
+fn response(handle: Handle, dir: Attr) -> OpResponse {
+    OpResponse::Rmdir(RmdirResponse { handle: handle.0, dir_attr: Some(dir) })
 }
 
-fn remove_name(mut change: Change, mut place: Place, now_ns: i64) -> Change {
+fn remove_name(change: &mut Change, place: &mut Place, now_ns: i64) {
     change.delete(&place.key);
     place.count(-1, -1, now_ns);
     change.put_attr(&place.dir);
-    change
 }
 
 /// A request as an intent keeps it.
@@ -94,9 +94,9 @@ pub(crate) fn as_step((to, request): (ServerId, RmdirPeerRequest)) -> StepCall {
 async fn far(
     server: &MetaServer,
     cx: &OpCx,
-    (place, handle): (Place, Handle),
+    (mut place, handle): (Place, Handle),
     others: Vec<Handle>,
-    change: Change,
+    mut change: Change,
     mut guard: Option<Guard>,
 ) -> Result<Answer> {
     let intent = server.store.new_intent()?;
@@ -113,9 +113,9 @@ async fn far(
         guard.keep(&locked);
     }
     let finish: Vec<_> = steps(RmdirStep::Finish)?.into_iter().map(as_step).collect();
-    let mut change = remove_name(change, place, server.now_ns());
+    remove_name(&mut change, &mut place, server.now_ns());
     server.commit_intent(&mut change, intent, finish.clone(), &locked);
-    let answer = match server.answer(cx, change, response(handle)) {
+    let answer = match server.answer(cx, change, response(handle, place.dir)) {
         Ok(answer) => answer,
         Err(e) => {
             let _later = server.run_intent(intent, undo, guard, Change::new()).await;

@@ -44,5 +44,9 @@ pub(crate) async fn symlink(server: &MetaServer, cx: &OpCx, r: SymlinkRequest) -
     change.put(keys::bytes(attr.handle()), r.target);
     change.put_dirent(place.key, attr.handle(), S_IFLNK);
     change.put_attr(&place.dir);
-    server.answer(cx, change, OpResponse::Symlink(SymlinkResponse { attr: Some(attr) }))
+    server.answer(
+        cx,
+        change,
+        OpResponse::Symlink(SymlinkResponse { attr: Some(attr), dir_attr: Some(place.dir) }),
+    )
 }

@@ -48,25 +48,25 @@ pub(crate) async fn unlink(server: &MetaServer, cx: &OpCx, r: UnlinkRequest) -> 
         let attr = server.store.attr(target.handle)?;
         let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
         let attr = drop_name(server, &mut change, attr, now)?;
-        let answer = server.answer(cx, change, response(handle, attr))?;
-        return Ok(answer);
+        return server.answer(cx, change, response(handle, attr, place.dir));
     }
     let intent = server.store.new_intent()?;
     let count = LinkCountRequest { intent, handle, delta: -1, undo: false };
     let steps = vec![intents::step(server.owner(target.handle)?, count.into_request())];
     server.commit_intent(&mut change, intent, steps.clone(), &[]);
-    let answer = server.answer(cx, change, response(handle, None))?;
+    let dir = place.dir.handle();
+    let answer = server.answer(cx, change, response(handle, None, place.dir))?;
     server.store.sync_now().await?;
     if let Some(guard) = &mut guard {
-        guard.keep(&[place.dir.handle()]);
+        guard.keep(&[dir]);
     }
     // The name is gone whatever becomes of the count.
     let _later = server.run_intent(intent, steps, guard, Change::new()).await;
     Ok(answer)
 }
 
-fn response(handle: u64, attr: Option<Attr>) -> OpResponse {
-    OpResponse::Unlink(UnlinkResponse { handle, attr })
+fn response(handle: u64, attr: Option<Attr>, dir: Attr) -> OpResponse {
+    OpResponse::Unlink(UnlinkResponse { handle, attr, dir_attr: Some(dir) })
 }
 
 /// The owner of an object whose name shall go, where it matters (sticky directories).

@@ -2,7 +2,7 @@
 use super::harness::*;
 use pvfs2_proto::attr::mode::*;
 use pvfs2_proto::op::*;
-use pvfs2_proto::{AttrFlags, ErrorCode, SetAttr};
+use pvfs2_proto::{Attr, AttrFlags, ErrorCode, SetAttr};
 
 #[test]
 fn the_root_is_there_at_the_first_start_and_at_the_second() {
@@ -36,6 +36,36 @@ fn a_create_is_one_change_with_everything_in_it() {
         assert!(!again.created && again.attr.unwrap().handle == attr.handle);
         let exclusive = CreateRequest { exclusive: true, ..u.creating(1, "f") };
         assert_eq!(code(u.ask(0, exclusive).await), ErrorCode::Exists);
+    });
+}
+
+/// The kernel asks for a directory's attributes after each change of it; the reply brings them.
+#[test]
+fn changes_bring_the_attributes_of_their_directories() {
+    with_cluster(1, |c| async move {
+        let u = c.root();
+        let to = u.mkdir(1, "to").await.unwrap();
+        let name = |n: &str| bytes::Bytes::copy_from_slice(n.as_bytes());
+        let is_now = async |dir: u64, brought: Option<Attr>| {
+            assert_eq!(brought.unwrap(), u.getattr(dir).await.unwrap());
+        };
+        let r = MkdirRequest { dir: 1, name: name("d"), mode: 0o755, umask: 0 };
+        is_now(1, u.ask(0, r).await.unwrap().dir_attr).await;
+        let r = MknodRequest { dir: 1, name: name("n"), mode: S_IFIFO, ..Default::default() };
+        is_now(1, u.ask(0, r).await.unwrap().dir_attr).await;
+        let r = SymlinkRequest { dir: 1, name: name("s"), target: name("n") };
+        is_now(1, u.ask(0, r).await.unwrap().dir_attr).await;
+        let handle = u.create(1, "f").await.unwrap();
+        let r = LinkRequest { handle, dir: to, name: name("l") };
+        is_now(to, u.ask(0, r).await.unwrap().dir_attr).await;
+        let within = u.rename(1, "f", 1, "g").await.unwrap();
+        assert_eq!(within.dir_attr, None);
+        is_now(1, within.new_dir_attr).await;
+        let over = u.rename(1, "d", to, "d").await.unwrap();
+        is_now(1, over.dir_attr).await;
+        is_now(to, over.new_dir_attr).await;
+        is_now(1, u.unlink(1, "g").await.unwrap().dir_attr).await;
+        is_now(to, u.rmdir(to, "d").await.unwrap().dir_attr).await;
     });
 }
 

@@ -6,6 +6,7 @@ use pvfs2_proto::dirmap::{HASH_END, position};
 use pvfs2_proto::op::*;
 use pvfs2_proto::{Attr, AttrFlags, DirMap, ErrorCode, PvfsError, SetAttr};
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A directory below the root that splits with `entries` names over `servers` servers.
@@ -348,17 +349,59 @@ fn what_checks_need_reaches_the_parts() {
         let parts = u.ask(c.owner(dir), r).await.unwrap().value;
         let parts: BTreeSet<&str> = std::str::from_utf8(&parts).unwrap().split(':').collect();
         assert_eq!(parts, BTreeSet::from(["m0", "m1", "m2"]));
-        // A part that cannot be reached hears of it before anybody else goes on.
+        // A part that cannot be reached hears of it before anybody is told or goes on.
         let away = c.owner(map.parts[0]);
         c.down.borrow_mut().insert(away);
         let mode = SetAttr { mode: Some(0o755), ..Default::default() };
-        assert!(u.setattr(dir, mode).await.is_err());
+        let asker = c.root();
+        let asked = tokio::task::spawn_local(async move { asker.setattr(dir, mode).await });
+        long_rest().await;
+        assert!(!asked.is_finished(), "told before every part knew");
         c.down.borrow_mut().remove(&away);
         long_rest().await;
+        assert_eq!(asked.await.unwrap().unwrap().mode & 0o777, 0o755);
         let u = c.root();
         for holder in map.parts.iter().chain([&dir]) {
             assert_eq!(u.getattr(*holder).await.unwrap().mode & 0o777, 0o755);
         }
+        assert_eq!(faults_of(&c).await, Vec::<String>::new());
+    });
+}
+
+/// The home of a split directory is killed when it has committed a change of attributes and a part has
+/// not heard of it: sent again, the request is answered and not done again.
+#[test]
+fn a_change_that_waits_for_a_part_is_done_once() {
+    with_cluster(3, |c| async move {
+        let u = Rc::new(c.root());
+        let dir = dir_with(&u, "d", 3, 20).await;
+        for i in 0..20 {
+            u.create(dir, &name(i)).await.unwrap();
+        }
+        let map = until_split(&u, dir).await;
+        let (home, away) = (c.owner(dir), c.owner(map.parts[0]));
+        c.down.borrow_mut().insert(away);
+        let set = SetxattrRequest {
+            handle: dir,
+            name: "user.x".into(),
+            value: "v".into(),
+            create: true,
+            ..Default::default()
+        };
+        let seq = Some(u.next_ticket());
+        let (asker, request) = (u.clone(), set.clone().into_request());
+        let asked = tokio::task::spawn_local(async move {
+            asker.send(home, seq, request, b"").await.result
+        });
+        settle().await;
+        assert!(!asked.is_finished());
+        c.restart(home);
+        asked.abort();
+        c.down.borrow_mut().remove(&away);
+        u.send(home, seq, set.clone().into_request(), b"").await.result.unwrap();
+        let fresh = c.root();
+        assert_eq!(code(fresh.ask(home, set).await), ErrorCode::Exists, "it was done");
+        long_rest().await;
         assert_eq!(faults_of(&c).await, Vec::<String>::new());
     });
 }

@@ -154,6 +154,9 @@ pub struct MkdirResponse {
     /// The new directory's attributes.
     #[prost(message, optional, tag = "1")]
     pub attr: Option<Attr>,
+    /// The attributes of `dir` afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub dir_attr: Option<Attr>,
 }
 
 /// Makes a special file.
@@ -181,6 +184,9 @@ pub struct MknodResponse {
     /// The new object's attributes.
     #[prost(message, optional, tag = "1")]
     pub attr: Option<Attr>,
+    /// The attributes of `dir` afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub dir_attr: Option<Attr>,
 }
 
 /// Makes a symlink.
@@ -202,6 +208,9 @@ pub struct SymlinkResponse {
     /// The symlink's attributes.
     #[prost(message, optional, tag = "1")]
     pub attr: Option<Attr>,
+    /// The attributes of `dir` afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub dir_attr: Option<Attr>,
 }
 
 /// Reads a symlink.
@@ -238,6 +247,9 @@ pub struct LinkResponse {
     /// The object's attributes afterwards.
     #[prost(message, optional, tag = "1")]
     pub attr: Option<Attr>,
+    /// The attributes of `dir` afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub dir_attr: Option<Attr>,
 }
 
 /// Removes the name of an object that is no directory.
@@ -259,6 +271,9 @@ pub struct UnlinkResponse {
     /// Its attributes afterwards, where this server holds them.
     #[prost(message, optional, tag = "2")]
     pub attr: Option<Attr>,
+    /// The attributes of `dir` afterwards.
+    #[prost(message, optional, tag = "3")]
+    pub dir_attr: Option<Attr>,
 }
 
 /// Removes an empty directory.
@@ -277,6 +292,9 @@ pub struct RmdirResponse {
     /// The directory that is gone.
     #[prost(uint64, tag = "1")]
     pub handle: u64,
+    /// The attributes of `dir` afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub dir_attr: Option<Attr>,
 }
 
 /// Renames. Sent to the server of `new_dir`.
@@ -310,6 +328,12 @@ pub struct RenameResponse {
     /// The object that was replaced (or exchanged); 0: none; `handle`: both names are its, and stay.
     #[prost(uint64, tag = "2")]
     pub other: u64,
+    /// The attributes of `dir` afterwards, where this server holds them and `new_dir` is another.
+    #[prost(message, optional, tag = "3")]
+    pub dir_attr: Option<Attr>,
+    /// The attributes of `new_dir` afterwards.
+    #[prost(message, optional, tag = "4")]
+    pub new_dir_attr: Option<Attr>,
 }
 
 /// Lists a directory from a cursor.

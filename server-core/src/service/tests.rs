@@ -17,7 +17,10 @@ impl OpHandler for Counting {
             let _pass = self.gate.acquire().await.unwrap();
             self.done.set(self.done.get() + 1);
             let handle = u64::from(self.done.get());
-            return Ok(Answer::new(OpResponse::Unlink(UnlinkResponse { handle, attr: None })));
+            return Ok(Answer::new(OpResponse::Unlink(UnlinkResponse {
+                handle,
+                ..Default::default()
+            })));
         }
         Err(PvfsError::new(ErrorCode::NotFound, "nothing"))
     }

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             counts::a_create_is_one_request,
             counts::open_read_close_of_a_small_file_is_at_most_two,
             counts::one_mebibyte_over_four_servers_is_one_request_to_each,
-            counts::removal_and_rename_are_one_request,
+            counts::changes_of_names_are_one_request,
             posix::direct_io,
             posix::shared_mmap,
             posix::sparse_files_and_holes,
