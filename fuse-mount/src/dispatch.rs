@@ -9,6 +9,7 @@
 //! Invariants: a reply is given exactly once; whoever is killed while waiting is answered within a
 //! second, because the operation knows its caller's thread.
 use crate::errno::to_errno;
+use crate::linger::Linger;
 use fuser::{Errno, Request};
 use pvfs2_bmi::client::BlockingNet;
 use pvfs2_client::{Background, Client, Machine, OpState, drive_now, run};
@@ -34,13 +35,15 @@ static MOUNTS: AtomicU64 = AtomicU64::new(1);
 pub struct Dispatch {
     client: Arc<Client>,
     background: Arc<Background>,
+    linger: Arc<Linger>,
     mount: u64,
 }
 
 impl Dispatch {
     /// For one mount of `client`, whose background thread is `background`.
     pub fn new(client: Arc<Client>, background: Arc<Background>) -> Dispatch {
-        Dispatch { client, background, mount: MOUNTS.fetch_add(1, Ordering::Relaxed) }
+        let linger = Arc::new(Linger::new(client.shared().options().spin_us));
+        Dispatch { client, background, linger, mount: MOUNTS.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// The client.
@@ -51,6 +54,11 @@ impl Dispatch {
     /// The background thread.
     pub fn background(&self) -> &Background {
         &self.background
+    }
+
+    /// How this mount's threads wait for requests.
+    pub(crate) fn linger(&self) -> &Arc<Linger> {
+        &self.linger
     }
 
     /// A new operation for the program behind `req`.
@@ -99,10 +107,10 @@ impl Dispatch {
         mut machine: M,
         reply: impl FnOnce(Result<M::Out>) + Send + 'static,
     ) {
-        match self.run_here(&mut op, &mut machine) {
+        self.linger.serve(|| match self.run_here(&mut op, &mut machine) {
             Err(e) if e.code == ErrorCode::Stalled => self.continue_later(op, machine, reply),
             result => reply(result),
-        }
+        });
     }
 
     /// Runs `machine` on this thread and no other.

@@ -22,6 +22,7 @@ pub mod dispatch;
 pub mod errno;
 pub mod fuse_ops;
 pub mod inodes;
+mod linger;
 pub mod mount;
 pub mod open_files;
 pub mod options;

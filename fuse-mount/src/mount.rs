@@ -316,7 +316,9 @@ fn start(
     config.acl = acl;
     config.n_threads = Some(options.thread_count());
     config.clone_fd = true;
+    let (linger, looked_at) = (fs.dispatch.linger().clone(), device.try_clone()?);
     let session = Session::from_fd(fs, device, acl, config)?;
+    linger.begin(looked_at);
     let notifier = session.notifier();
     Ok((session.spawn()?, notifier))
 }

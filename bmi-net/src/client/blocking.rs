@@ -10,6 +10,7 @@ use super::greet::{Greeter, Reclaim};
 use super::killed::{LOOK_MS, is_being_killed};
 use super::pump::{Pump, Stamp, take_reply};
 use super::shared::ClientShared;
+use super::spin::Spin;
 use crate::addr::Address;
 use crate::auth::Peer;
 use crate::call::{Call, CallCx, Net, Ticket};
@@ -19,18 +20,13 @@ use pvfs2_proto::op::{Cred, HelloRequest, OpMessage, ReclaimRequest, Repeat};
 use pvfs2_proto::{ErrorCode, PvfsError, Result, ServerId};
 use smallvec::SmallVec;
 use socket2::Socket;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::ToSocketAddrs;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// Spinning is given up after this many vain tries in a row, and tried again now and then.
-const SPIN_PATIENCE: i32 = 4;
-/// How often it is tried again all the same.
-const SPIN_RETRY: u32 = 64;
 
 /// The carrier of one thread.
 pub struct BlockingNet {
@@ -194,7 +190,7 @@ impl BlockingNet {
             }
             if !spun {
                 spun = true;
-                if self.spin.wait(|| self.go_all(limits, conns, calls)) {
+                if self.spin.wait(|| self.go_all(limits, conns, calls).then_some(true)) {
                     idle_since = Instant::now();
                     continue;
                 }
@@ -511,48 +507,5 @@ fn open_socket(address: &Address, at_most: Duration) -> io::Result<(Socket, Peer
             Err(last)
         }
         Address::Mem(_) => Err(io::Error::other("mem is only for async carriers")),
-    }
-}
-
-/// Looking for an answer for a short while, as long as that tends to help.
-struct Spin {
-    at_most: Duration,
-    vain: Cell<i32>,
-    skipped: Cell<u32>,
-}
-
-impl Spin {
-    fn new(us: u32) -> Spin {
-        Spin {
-            at_most: Duration::from_micros(u64::from(us)),
-            vain: Cell::new(0),
-            skipped: Cell::new(0),
-        }
-    }
-
-    /// Calls `look` until it finds something or the time is up; whether it found something.
-    fn wait(&self, mut look: impl FnMut() -> bool) -> bool {
-        if self.at_most.is_zero() {
-            return false;
-        }
-        if self.vain.get() >= SPIN_PATIENCE {
-            self.skipped.set(self.skipped.get() + 1);
-            if !self.skipped.get().is_multiple_of(SPIN_RETRY) {
-                return false;
-            }
-        }
-        let end = Instant::now() + self.at_most;
-        loop {
-            // The server may need this very core.
-            std::thread::yield_now();
-            if look() {
-                self.vain.set(0);
-                return true;
-            }
-            if Instant::now() >= end {
-                self.vain.set((self.vain.get() + 1).min(SPIN_PATIENCE));
-                return false;
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! - `pump`: calls over one connection, without waiting
 //! - `blocking`: [`BlockingNet`], one per FUSE thread
 //! - `async_net`, `mux`: [`AsyncNet`], for background work, tools and servers
+//! - `spin`: [`Spin`], looking for an answer before sleeping
 //! - `first`: [`fetch_map`] and [`ping`], before there is a session
 //!
 //! Place in the walks: between an operation's state machine and the sockets.
@@ -18,12 +19,14 @@ mod mux;
 mod pump;
 mod shared;
 mod slots;
+mod spin;
 
 pub use async_net::AsyncNet;
 pub use blocking::BlockingNet;
 pub use first::{Pong, fetch_map, fetch_map_over, ping};
 pub use killed::{Signal, signalled};
 pub use shared::{ClientCounters, ClientShared};
+pub use spin::Spin;
 
 use crate::auth::ClusterKey;
 use crate::mem::MemNetwork;

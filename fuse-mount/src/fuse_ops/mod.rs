@@ -50,7 +50,7 @@ const MAX_BACKGROUND: u16 = 64;
 
 /// The file system as fuser sees it.
 pub struct PvfsFs {
-    dispatch: Dispatch,
+    pub(crate) dispatch: Dispatch,
     shared: Arc<Shared>,
     max_write_bytes: u32,
     cache_symlinks: bool,
@@ -67,12 +67,8 @@ impl PvfsFs {
         options: &MountOptions,
         inval: mpsc::Sender<Inval>,
     ) -> PvfsFs {
-        let shared = Shared::new(
-            client.clone(),
-            inodes,
-            Ttl::new(options.acache_ms, options.ncache_ms),
-            inval,
-        );
+        let ttl = Ttl::new(options.acache_ms, options.ncache_ms);
+        let shared = Shared::new(client.clone(), inodes, ttl, inval);
         PvfsFs {
             dispatch: Dispatch::new(client, background),
             shared: Arc::new(shared),
@@ -129,6 +125,7 @@ impl Filesystem for PvfsFs {
     }
 
     fn destroy(&mut self) {
+        self.dispatch.linger().end();
         self.close_all();
     }
 

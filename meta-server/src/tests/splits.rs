@@ -390,9 +390,10 @@ fn a_change_that_waits_for_a_part_is_done_once() {
         };
         let seq = Some(u.next_ticket());
         let (asker, request) = (u.clone(), set.clone().into_request());
-        let asked = tokio::task::spawn_local(async move {
-            asker.send(home, seq, request, b"").await.result
-        });
+        let asked =
+            tokio::task::spawn_local(
+                async move { asker.send(home, seq, request, b"").await.result },
+            );
         settle().await;
         assert!(!asked.is_finished());
         c.restart(home);
