@@ -172,6 +172,8 @@ impl MetaServer {
             attr.set(AttrFlags::SIZE_DYNAMIC, false);
         }
         attr.change += 1;
+        // Who wrote what before nobody told is not known.
+        attr.data_changed(0);
         let mut change = Change::new();
         change.put_attr(&attr);
         self.store.commit(change).map(|_| ())

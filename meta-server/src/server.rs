@@ -15,6 +15,7 @@ use pvfs2_bmi::auth::ClusterKey;
 use pvfs2_bmi::client::{AsyncNet, ClientOptions, ClientShared, NoEvents};
 use pvfs2_bmi::mem::MemNetwork;
 use pvfs2_bmi::service::Body;
+use pvfs2_proto::attr::DATA_IN_FLUX;
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::{LockState, Notice, Op, OpRequest, OpResponse, OpenState, Repeat};
 use pvfs2_proto::{
@@ -290,7 +291,19 @@ impl MetaServer {
     }
 
     /// Attributes as the asking session sees them.
-    pub(crate) fn seen(&self, cx: &OpCx, mut attr: Attr) -> Attr {
+    pub(crate) fn seen(&self, cx: &OpCx, attr: Attr) -> Attr {
+        let handle = attr.handle();
+        let mut attr = self.seen_by_holder(cx, attr);
+        if attr.is_file() && !self.sched.is_free(&[(handle, Mode::Read)]) {
+            // An operation of several steps is at the bytes, and its version is out already.
+            attr.data_others = DATA_IN_FLUX;
+        }
+        attr
+    }
+
+    /// The same, for an operation that holds the object itself.
+    pub(crate) fn seen_by_holder(&self, cx: &OpCx, mut attr: Attr) -> Attr {
+        attr.data_as_seen_by(cx.session);
         if self.store.quota.borrow().is_limited(&attr) {
             attr.set(AttrFlags::QUOTA, true);
         }

@@ -99,12 +99,50 @@ pub struct Attr {
     /// added what the parts say: attributes with a map are not the whole directory's.
     #[prost(message, optional, boxed, tag = "24")]
     pub dir_map: Option<Box<DirMap>>,
+    /// Counts the changes of a file's bytes that the metadata server knows of; while somebody has the
+    /// file open for writing there may be others.
+    #[prost(uint64, tag = "30")]
+    pub data_version: u64,
+    /// (At the metadata server) the session that made the last of them; 0: nobody knows.
+    #[prost(uint64, tag = "31")]
+    pub data_by: u64,
+    /// Data version of the last change that was not `data_by`'s; in replies: not the asking
+    /// session's, or [`DATA_IN_FLUX`].
+    #[prost(uint64, tag = "32")]
+    pub data_others: u64,
 }
+
+/// Value of [`Attr::data_others`] while the bytes are being changed: their version tells nothing.
+pub const DATA_IN_FLUX: u64 = u64::MAX;
 
 impl Attr {
     /// The handle as a [`Handle`].
     pub fn handle(&self) -> Handle {
         Handle(self.handle)
+    }
+    /// A session has changed the file's bytes; 0: somebody, perhaps several.
+    pub fn data_changed(&mut self, session: u64) {
+        if session == 0 || session != self.data_by {
+            self.data_others = self.data_version;
+            self.data_by = session;
+        }
+        self.data_version += 1;
+        if session == 0 {
+            self.data_others = self.data_version;
+        }
+    }
+    /// Turns who changed the bytes into what it means to `session`, and tells no other session's id.
+    pub fn data_as_seen_by(&mut self, session: u64) {
+        if self.data_by != session {
+            self.data_others = self.data_version;
+        }
+        self.data_by = 0;
+    }
+    /// In a reply: whether [`Attr::data_version`] tells everything that has happened to the bytes but
+    /// for what the asking session wrote itself.
+    pub fn data_is_known(&self) -> bool {
+        let told = !self.has(AttrFlags::SIZE_DYNAMIC) || self.has(AttrFlags::SOLE_WRITER);
+        told && self.data_by == 0 && self.data_others != DATA_IN_FLUX
     }
     /// The type bits of the mode.
     pub fn kind(&self) -> u32 {
@@ -214,4 +252,49 @@ pub struct SetAttr {
     /// The caller holds the file open for writing: size changes need no write permission.
     #[prost(bool, tag = "8")]
     pub by_open_file: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a session sees: the version, and the last change that was not its own.
+    fn seen(attr: &Attr, session: u64) -> (u64, u64) {
+        let mut attr = attr.clone();
+        attr.data_as_seen_by(session);
+        assert!(attr.data_is_known());
+        (attr.data_version, attr.data_others)
+    }
+
+    #[test]
+    fn each_session_sees_when_others_changed_the_bytes() {
+        let mut attr = Attr::default();
+        assert_eq!((seen(&attr, 1), seen(&attr, 2)), ((0, 0), (0, 0)));
+        attr.data_changed(1);
+        attr.data_changed(1);
+        assert_eq!((seen(&attr, 1), seen(&attr, 2)), ((2, 0), (2, 2)));
+        attr.data_changed(2);
+        assert_eq!((seen(&attr, 1), seen(&attr, 2)), ((3, 3), (3, 2)));
+        attr.data_changed(2);
+        assert_eq!((seen(&attr, 1), seen(&attr, 2)), ((4, 4), (4, 2)));
+        attr.data_changed(0);
+        assert_eq!((seen(&attr, 1), seen(&attr, 2)), ((5, 5), (5, 5)));
+        attr.data_changed(0);
+        attr.data_changed(2);
+        assert_eq!((seen(&attr, 1), seen(&attr, 2)), ((7, 7), (7, 6)));
+    }
+
+    #[test]
+    fn a_version_says_nothing_while_others_may_write() {
+        let mut attr = Attr { data_by: 7, ..Attr::default() };
+        assert!(!attr.data_is_known(), "not as a session sees it");
+        attr.data_as_seen_by(3);
+        assert!(attr.data_is_known());
+        attr.set(AttrFlags::SIZE_DYNAMIC, true);
+        assert!(!attr.data_is_known());
+        attr.set(AttrFlags::SOLE_WRITER, true);
+        assert!(attr.data_is_known());
+        attr.data_others = DATA_IN_FLUX;
+        assert!(!attr.data_is_known());
+    }
 }

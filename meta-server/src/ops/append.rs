@@ -67,7 +67,7 @@ fn commit(
     logical_offset: u64,
     kill_suidgid: bool,
 ) -> Result<Answer> {
-    written(server, &mut change, &mut attr, kill_suidgid);
+    written(server, cx, &mut change, &mut attr, kill_suidgid);
     change.put_attr(&attr);
     let attr = Some(server.seen(cx, attr));
     server.answer(cx, change, OpResponse::Append(AppendResponse { logical_offset, attr }))

@@ -51,7 +51,7 @@ pub(crate) async fn copy_small(
     let bytes = server.store.stuffed_bytes(&from)?.slice(start..start + len as usize);
     let mut change = Change::new();
     put_bytes(server, &mut change, &mut attr, r.logical_offset, bytes)?;
-    written(server, &mut change, &mut attr, r.kill_suidgid);
+    written(server, cx, &mut change, &mut attr, r.kill_suidgid);
     change.put_attr(&attr);
     server.answer(cx, change, response(len, attr))
 }

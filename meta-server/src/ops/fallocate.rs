@@ -62,7 +62,7 @@ pub(crate) async fn fallocate(
     if extends {
         attr.size = attr.size.max(end);
     }
-    written(server, &mut change, &mut attr, r.kill_suidgid);
+    written(server, cx, &mut change, &mut attr, r.kill_suidgid);
     change.put_attr(&attr);
     if steps.is_empty() {
         return server.answer(cx, change, respond(&attr));

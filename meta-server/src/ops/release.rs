@@ -30,7 +30,7 @@ fn one(server: &MetaServer, cx: &OpCx, item: &ReleaseItem) -> Result<()> {
         server.opens.borrow_mut().close(cx.session, handle, item.write);
         return Ok(());
     };
-    let mut changed = apply(server, &mut attr, item);
+    let mut changed = apply(server, cx, &mut attr, item);
     let closed = server.opens.borrow_mut().close(cx.session, handle, item.write);
     // A close of what is not known to be open comes after a restart: who knows what it wrote?
     let knows = closed.is_some_and(|c| !c.disturbed) && !server.in_grace.get();

@@ -20,7 +20,7 @@ pub(crate) async fn report(server: &MetaServer, cx: &OpCx, r: ReportRequest) -> 
     let handle = Handle(item.handle);
     let guard = server.pass(&[(item.handle, Mode::Write)]).await;
     let mut attr = server.store.object(handle)?;
-    if apply(server, &mut attr, &item) {
+    if apply(server, cx, &mut attr, &item) {
         let mut change = Change::new();
         change.put_attr(&attr);
         server.store.commit(change)?;
@@ -34,7 +34,12 @@ pub(crate) async fn report(server: &MetaServer, cx: &OpCx, r: ReportRequest) -> 
 }
 
 /// Takes over what a writer (or reader) tells. `false`: nothing of it is news.
-pub(crate) fn apply(server: &MetaServer, attr: &mut Attr, item: &ReleaseItem) -> bool {
+pub(crate) fn apply(
+    server: &MetaServer,
+    cx: &OpCx,
+    attr: &mut Attr,
+    item: &ReleaseItem,
+) -> bool {
     let before = (attr.size, attr.mtime_ns, attr.ctime_ns, attr.atime_ns);
     if item.wrote && attr.layout.is_some() {
         let handle = attr.handle();
@@ -50,7 +55,11 @@ pub(crate) fn apply(server: &MetaServer, attr: &mut Attr, item: &ReleaseItem) ->
         }
     }
     attr.atime_ns = attr.atime_ns.max(item.atime_ns);
-    let changed = before != (attr.size, attr.mtime_ns, attr.ctime_ns, attr.atime_ns);
+    let wrote = item.wrote && attr.is_file();
+    if wrote {
+        attr.data_changed(cx.session);
+    }
+    let changed = wrote || before != (attr.size, attr.mtime_ns, attr.ctime_ns, attr.atime_ns);
     attr.change += u64::from(changed);
     changed
 }

@@ -150,6 +150,7 @@ async fn resize(
     fields(server, cx, &mut change, &mut attr, set)?;
     attr.ctime_ns = now;
     attr.change += 1;
+    attr.data_changed(cx.session);
     change.put_attr(&attr);
     server.opens.borrow_mut().size_changed(cx.session, handle);
     if steps.is_empty() {

@@ -29,7 +29,10 @@ use pvfs2_server_core::service::{Answer, OpCx};
 
 pub(crate) async fn unstuff(server: &MetaServer, cx: &OpCx, r: UnstuffRequest) -> Result<Answer> {
     let handle = Handle(r.handle);
-    let respond = |attr| OpResponse::Unstuff(UnstuffResponse { attr: Some(server.seen(cx, attr)) });
+    let respond = |attr| {
+        let attr = Some(server.seen_by_holder(cx, attr));
+        OpResponse::Unstuff(UnstuffResponse { attr })
+    };
     let _guard = server.sched.lock(&[(handle, Mode::Write)]).await;
     let attr = server.store.object(handle)?;
     may_write(server, cx, &attr)?;

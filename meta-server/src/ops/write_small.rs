@@ -42,7 +42,7 @@ pub(crate) async fn write_small(
     };
     let mut change = Change::new();
     put_bytes(server, &mut change, &mut attr, r.logical_offset, bytes)?;
-    written(server, &mut change, &mut attr, r.kill_suidgid);
+    written(server, cx, &mut change, &mut attr, r.kill_suidgid);
     change.put_attr(&attr);
     server.answer(cx, change, response(attr))
 }
@@ -101,10 +101,17 @@ pub(crate) fn put_bytes(
 }
 
 /// What every write does to the attributes.
-pub(crate) fn written(server: &MetaServer, change: &mut Change, attr: &mut Attr, kill: bool) {
+pub(crate) fn written(
+    server: &MetaServer,
+    cx: &OpCx,
+    change: &mut Change,
+    attr: &mut Attr,
+    kill: bool,
+) {
     let now = server.now_ns();
     (attr.mtime_ns, attr.ctime_ns) = (now, now);
     attr.change += 1;
+    attr.data_changed(cx.session);
     if kill {
         attr.mode = prelude::without_suidgid(attr.mode);
         drop_capability(change, attr);
