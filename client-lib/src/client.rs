@@ -110,6 +110,7 @@ struct Known {
     acache: Acache,
     opens: OpenTable,
     locks: Arc<LockTable>,
+    restarts: AtomicU64,
 }
 
 impl SessionEvents for Known {
@@ -149,6 +150,7 @@ impl SessionEvents for Known {
     }
     fn restarted(&self, server: ServerId) {
         tracing::info!(server = self.map.alias(server), "the server has restarted");
+        self.restarts.fetch_add(1, Ordering::AcqRel);
         self.ncache.clear();
         self.acache.clear();
         self.locks.wake_all();
@@ -189,6 +191,7 @@ impl Client {
             acache: Acache::new(config.acache_ms),
             opens: OpenTable::default(),
             locks: Arc::default(),
+            restarts: AtomicU64::new(0),
         });
         let shared = ClientShared::new(config.network(), known.clone());
         // Ids of one client follow each other; their upper half tells clients apart in traces.
@@ -238,6 +241,10 @@ impl Client {
     /// What is locked.
     pub fn locks(&self) -> &Arc<LockTable> {
         &self.known.locks
+    }
+    /// Counts restarts of servers: after loss of power a server may count anew from an older state.
+    pub fn restarts(&self) -> u64 {
+        self.known.restarts.load(Ordering::Acquire)
     }
     /// Counters and latencies.
     pub fn metrics(&self) -> &Metrics {

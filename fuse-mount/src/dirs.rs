@@ -15,6 +15,7 @@
 //! was begun, because the kernel would believe the older size of a file written in between.
 use crate::attrs::{file_attr, file_type};
 use crate::inodes::Inodes;
+use crate::pages::Told;
 use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use parking_lot::Mutex;
 use pvfs2_client::sys;
@@ -139,7 +140,12 @@ impl Sink for PlusSink<'_> {
 
     fn entry(&mut self, ino: INodeNo, offset: u64, e: &Dirent) -> bool {
         let (attr, ttl) = match &e.attr {
-            Some(attr) => (file_attr(attr, ino), self.ttl),
+            Some(attr) => match self.inodes.show(attr) {
+                Told::Good { mtime_ns } => {
+                    (file_attr(&Attr { mtime_ns, ..attr.clone() }, ino), Duration::ZERO)
+                }
+                Told::Truth | Told::Old => (file_attr(attr, ino), self.ttl),
+            },
             // Without attributes (the object's server did not answer) the kernel asks when it needs
             // them: their life is 0.
             None => (type_only(ino, e.kind), Duration::ZERO),
@@ -147,7 +153,7 @@ impl Sink for PlusSink<'_> {
         let name = OsStr::from_bytes(&e.name);
         let full = self.reply.add(ino, offset, name, &ttl, &attr, Generation(0));
         if !full {
-            self.inodes.remember(Handle(e.handle));
+            self.inodes.remember(Handle(e.handle), e.attr.as_ref());
         }
         full
     }

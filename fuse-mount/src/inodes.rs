@@ -7,13 +7,13 @@
 //! create, mknod, mkdir, symlink, link, readdirplus) minus what forget gave back; at 0 the entry is
 //! gone.
 //!
-//! An entry also remembers which state of the bytes the kernel's pages show, so that opening a file
-//! for reading that nobody has changed keeps them. Read and filled by open; anything this mount or
-//! another does to the bytes moves the file's change count on, and then the next open drops them.
+//! An entry also holds what is known of the kernel's pages of the file; see [`crate::pages`].
+use crate::pages::{Pages, Told};
 use fuser::INodeNo;
 use parking_lot::Mutex;
-use pvfs2_proto::{Attr, AttrFlags, Handle};
+use pvfs2_proto::{Attr, Handle};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the kernel calls the root of a mount.
 pub const FUSE_ROOT: u64 = 1;
@@ -22,20 +22,21 @@ const SHARDS: usize = 32;
 #[derive(Default)]
 struct Entry {
     lookups: u64,
-    /// The file's change count at the last open for reading; `None`: its pages may show anything.
-    seen_change: Option<u64>,
+    pages: Pages,
 }
 
 /// The inode table of one mount.
 pub struct Inodes {
     root: Handle,
     shards: Vec<Mutex<HashMap<u64, Entry>>>,
+    restarts: AtomicU64,
 }
 
 impl Inodes {
     /// An empty table of a mount whose root is the directory `root`.
     pub fn new(root: Handle) -> Inodes {
-        Inodes { root, shards: (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect() }
+        let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect();
+        Inodes { root, shards, restarts: AtomicU64::new(0) }
     }
 
     /// The mounted directory.
@@ -53,10 +54,11 @@ impl Inodes {
         INodeNo(if handle == self.root { FUSE_ROOT } else { handle.0 })
     }
 
-    /// An entry with `handle` is about to be sent to the kernel.
-    pub fn remember(&self, handle: Handle) {
+    /// An entry with `handle` is about to be sent to the kernel, with attributes if they are known.
+    pub fn remember(&self, handle: Handle, attr: Option<&Attr>) {
         if handle != self.root {
-            self.shard(handle).lock().entry(handle.0).or_default().lookups += 1;
+            let new = || Entry { lookups: 0, pages: Pages::new(attr) };
+            self.shard(handle).lock().entry(handle.0).or_insert_with(new).lookups += 1;
         }
     }
 
@@ -80,15 +82,37 @@ impl Inodes {
         self.shard(handle).lock().get(&handle.0).map_or(0, |e| e.lookups)
     }
 
-    /// `attr` came with an open. True: the kernel may keep the file's pages. Only an open for
-    /// reading of a file whose change count tells everything may do so, or be remembered.
-    pub fn may_keep_pages(&self, attr: &Attr, write: bool) -> bool {
-        let is_known = !write && !attr.has(AttrFlags::SIZE_DYNAMIC);
+    /// What is known of the kernel's pages of `attr`'s file; `None`: the kernel knows no such file.
+    pub fn with_pages<T>(&self, attr: &Attr, f: impl FnOnce(&mut Pages) -> T) -> Option<T> {
+        if !attr.is_file() {
+            return None;
+        }
         let mut shard = self.shard(attr.handle()).lock();
-        let Some(entry) = shard.get_mut(&attr.handle) else { return false };
-        let now = is_known.then_some(attr.change);
-        let before = std::mem::replace(&mut entry.seen_change, now);
-        is_known && before == now
+        shard.get_mut(&attr.handle).map(|entry| f(&mut entry.pages))
+    }
+
+    /// [`Pages::show`]; the truth about all that is no file.
+    pub fn show(&self, attr: &Attr) -> Told {
+        self.with_pages(attr, |pages| pages.show(attr)).unwrap_or(Told::Truth)
+    }
+
+    /// Bytes of `handle` may have changed that the kernel's pages do not show.
+    pub fn doubt_pages(&self, handle: Handle) {
+        if let Some(entry) = self.shard(handle).lock().get_mut(&handle.0) {
+            entry.pages.doubt();
+        }
+    }
+
+    /// Servers have restarted `restarts` times so far: after one that lost power, versions may come
+    /// again and mean something else.
+    pub fn at_restarts(&self, restarts: u64) {
+        if self.restarts.load(Ordering::Acquire) == restarts {
+            return;
+        }
+        for shard in &self.shards {
+            shard.lock().values_mut().for_each(|entry| entry.pages.doubt());
+        }
+        self.restarts.store(restarts, Ordering::Release);
     }
 
     /// How many inodes the kernel knows, without the root.
@@ -115,9 +139,9 @@ mod tests {
     fn counts_go_up_and_down() {
         let t = Inodes::new(Handle::ROOT);
         let h = Handle(77);
-        t.remember(h);
-        t.remember(h);
-        t.remember(h);
+        t.remember(h, None);
+        t.remember(h, None);
+        t.remember(h, None);
         assert_eq!((t.lookups(h), t.len()), (3, 1));
         assert!(!t.forget(h, 2));
         assert_eq!(t.lookups(h), 1);
@@ -127,21 +151,23 @@ mod tests {
     }
 
     #[test]
-    fn pages_stay_while_nobody_changes_the_file() {
+    fn pages_are_known_of_files_that_the_kernel_knows() {
         let t = Inodes::new(Handle::ROOT);
-        let mut attr = Attr { handle: 9, change: 5, ..Attr::default() };
-        assert!(!t.may_keep_pages(&attr, false), "the kernel does not know it");
-        t.remember(Handle(9));
-        assert!(!t.may_keep_pages(&attr, false), "first open");
-        assert!(t.may_keep_pages(&attr, false), "nothing happened");
-        attr.change = 6;
-        assert!(!t.may_keep_pages(&attr, false), "changed");
-        assert!(t.may_keep_pages(&attr, false));
-        assert!(!t.may_keep_pages(&attr, true), "opened for writing");
-        assert!(!t.may_keep_pages(&attr, false), "it may have been written");
-        attr.set(AttrFlags::SIZE_DYNAMIC, true);
-        assert!(!t.may_keep_pages(&attr, false), "somebody writes");
-        assert!(!t.may_keep_pages(&attr, false));
+        let mode = pvfs2_proto::attr::mode::S_IFREG;
+        let attr = Attr { handle: 9, mode, data_version: 5, data_others: 5, ..Attr::default() };
+        let keep = |t: &Inodes| t.with_pages(&attr, |p| p.keep_at_open(&attr, false));
+        assert_eq!((keep(&t), t.show(&attr)), (None, Told::Truth));
+        t.remember(Handle(9), None);
+        assert_eq!((keep(&t), keep(&t)), (Some(false), Some(true)), "from the first open on");
+        t.at_restarts(0);
+        assert_eq!(keep(&t), Some(true));
+        t.at_restarts(1);
+        assert_eq!((keep(&t), keep(&t)), (Some(false), Some(true)), "a server has restarted");
+        t.doubt_pages(Handle(9));
+        assert_eq!(keep(&t), Some(false));
+        assert!(t.forget(Handle(9), 1));
+        t.remember(Handle(9), Some(&attr));
+        assert_eq!(keep(&t), Some(true), "the kernel has no page that could be old");
     }
 
     #[test]
@@ -151,7 +177,7 @@ mod tests {
         assert_eq!(t.ino(Handle(500)), INodeNo(1));
         assert_eq!(t.handle(INodeNo(9)), Handle(9));
         assert_eq!(t.ino(Handle(9)), INodeNo(9));
-        t.remember(Handle(500));
+        t.remember(Handle(500), None);
         assert!(!t.forget(Handle(500), 9));
         assert!(t.is_empty());
     }

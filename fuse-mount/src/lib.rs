@@ -26,4 +26,5 @@ mod linger;
 pub mod mount;
 pub mod open_files;
 pub mod options;
+pub mod pages;
 mod sys_mount;

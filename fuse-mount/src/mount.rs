@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,15 @@ struct Shared {
     on_end: Condvar,
 }
 
+/// How the kernel is told unasked.
+#[derive(Clone)]
+pub struct Kernel {
+    /// What a thread of its own shall tell.
+    pub inval: mpsc::Sender<Inval>,
+    /// Set once the mount stands.
+    pub notifier: Arc<OnceLock<Notifier>>,
+}
+
 /// What a thread of its own shall tell the kernel (a FUSE thread could wait for itself).
 pub enum Inval {
     /// Pages (and attributes) of a file; `len` 0: to the end.
@@ -152,7 +161,9 @@ pub fn mount(
     let (target, mended) = check_target(target)?;
     let is_root = rustix::process::geteuid().is_root();
     let (inval, to_invalidate) = mpsc::channel();
-    let fs = PvfsFs::new(client, background, Arc::new(Inodes::new(root)), options, inval.clone());
+    let kernel = Kernel { inval: inval.clone(), notifier: Arc::default() };
+    let inodes = Arc::new(Inodes::new(root));
+    let fs = PvfsFs::new(client, background, inodes, options, kernel.clone());
     let device = if is_root {
         sys_mount::mount_as_root(&target, source, options)
     } else {
@@ -167,6 +178,7 @@ pub fn mount(
             return Err(MountError::System { target, why });
         }
     };
+    let _ = kernel.notifier.set(notifier.clone());
     let dev = match sys_mount::mount_at(&target) {
         Ok(Some(entry)) => entry.dev,
         _ => String::new(),

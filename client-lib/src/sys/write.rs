@@ -204,7 +204,10 @@ impl WriteFlow {
             calls.push(call);
             open.push(i);
         }
-        cx.exchange(&mut calls).await?;
+        if let Err(e) = cx.exchange(&mut calls).await {
+            self.file.state.wrote(0, 0);
+            return Err(e);
+        }
         let mut failed = None;
         for (i, call) in open.into_iter().zip(calls) {
             let answer = take(call.result).and_then(|r| IoWriteRequest::take_response(r.op));
@@ -220,6 +223,8 @@ impl WriteFlow {
             }
         }
         if let Some(e) = failed {
+            // Some of it may have been written all the same: the bytes are not what they were.
+            self.file.state.wrote(0, 0);
             return Err(e);
         }
         let next = self.base + self.window.len;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fuser::{Errno, ReplyData, ReplyWrite, Request, WriteFlags};
 use pvfs2_client::sys::{Append, CopyRange, Fsync, Lent, Whence, read_into, write_from};
 use pvfs2_proto::op::FallocateKind;
-use pvfs2_proto::{PvfsError, Result};
+use pvfs2_proto::{Handle, PvfsError, Result};
 use std::sync::Arc;
 
 /// How a write is meant.
@@ -125,15 +125,15 @@ impl PvfsFs {
         let kill = how.kill_suidgid;
         let file = &opened.file;
         let write = write_from(client, &*net, &mut op, file, logical_offset, data, kill);
-        let shared = self.shared.clone();
+        let (shared, what) = (self.shared.clone(), (file.handle, opened.direct));
         match self.dispatch.now(write) {
             Ok(Lent::Done(n)) if how.sync => {
                 let sync = Fsync::file(opened.file.clone());
                 self.dispatch.run_op(self.dispatch.open_file_op(req), sync, move |result| {
-                    written(&shared, reply, result.map(|()| n));
+                    written(&shared, what, reply, result.map(|()| n));
                 });
             }
-            Ok(Lent::Done(n)) => written(&shared, reply, Ok(n)),
+            Ok(Lent::Done(n)) => written(&shared, what, reply, Ok(n)),
             Ok(Lent::Stalled(machine)) => {
                 let then_sync = how.sync.then(|| opened.file.clone());
                 let dispatch = self.dispatch.clone();
@@ -142,22 +142,28 @@ impl PvfsFs {
                         (Ok(n), Some(file)) => {
                             let (op, sync) = (dispatch.own_op(), Fsync::file(file));
                             dispatch.continue_later(op, sync, move |result| {
-                                written(&shared, reply, result.map(|()| n));
+                                written(&shared, what, reply, result.map(|()| n));
                             });
                         }
-                        (result, _) => written(&shared, reply, result),
+                        (result, _) => written(&shared, what, reply, result),
                     }
                 });
             }
-            Err(e) => written(&shared, reply, Err(e)),
+            Err(e) => written(&shared, what, reply, Err(e)),
         }
     }
 
     /// The kernel gives up its pages of what was copied to by itself.
-    pub(super) fn copy_range(&self, req: &Request, machine: CopyRange, reply: ReplyWrite) {
+    pub(super) fn copy_range(
+        &self,
+        req: &Request,
+        to: Handle,
+        machine: CopyRange,
+        reply: ReplyWrite,
+    ) {
         let (op, shared) = (self.dispatch.open_file_op(req), self.shared.clone());
         self.dispatch.run_op(op, machine, move |result| {
-            written(&shared, reply, result.map(|n| n as usize));
+            written(&shared, (to, true), reply, result.map(|n| n as usize));
         });
     }
 
@@ -173,7 +179,7 @@ impl PvfsFs {
         let data = Bytes::copy_from_slice(data);
         let machine = Append::new(opened.file.clone(), data, how.kill_suidgid);
         let (shared, direct) = (self.shared.clone(), opened.direct);
-        let ino = shared.inodes.ino(opened.file.handle);
+        let (ino, what) = (shared.inodes.ino(opened.file.handle), (opened.file.handle, true));
         let (file, dispatch) = (opened.file.clone(), self.dispatch.clone());
         self.dispatch.run_op(self.dispatch.open_file_op(req), machine, move |result| {
             if let Ok((n, logical_offset)) = &result
@@ -190,17 +196,27 @@ impl PvfsFs {
                 Ok((n, _)) if how.sync => {
                     let (op, sync) = (dispatch.own_op(), Fsync::file(file));
                     dispatch.continue_later(op, sync, move |result| {
-                        written(&shared, reply, result.map(|()| n));
+                        written(&shared, what, reply, result.map(|()| n));
                     });
                 }
-                result => written(&shared, reply, result.map(|(n, _)| n)),
+                result => written(&shared, what, reply, result.map(|(n, _)| n)),
             }
         });
     }
 }
 
-fn written(shared: &Shared, reply: ReplyWrite, result: Result<usize, PvfsError>) {
+/// Answers a write. What the kernel's pages show is what was written, unless it failed, or passed
+/// them by (`past_pages`).
+fn written(
+    shared: &Shared,
+    (handle, past_pages): (Handle, bool),
+    reply: ReplyWrite,
+    result: Result<usize, PvfsError>,
+) {
     shared.changed();
+    if past_pages || result.is_err() {
+        shared.inodes.doubt_pages(handle);
+    }
     match result {
         Ok(n) => reply.written(u32::try_from(n).unwrap_or(u32::MAX)),
         Err(e) => reply.error(errno("write", &e)),

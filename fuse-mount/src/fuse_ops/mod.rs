@@ -8,6 +8,7 @@
 //! Invariants: every entry sent to the kernel is counted in the inode table; the count of this
 //! mount's own changes moves on before a change is answered, so that no directory page read before
 //! serves attributes after.
+mod fs;
 mod io;
 mod listing;
 mod locks;
@@ -17,11 +18,9 @@ mod shared;
 
 use crate::attrs::time_spec;
 use crate::dirs::DirHandle;
-use crate::dispatch::{Dispatch, errno};
-use crate::inodes::Inodes;
-use crate::mount::Inval;
-use crate::options::MountOptions;
+use crate::dispatch::errno;
 use bytes::Bytes;
+pub use fs::PvfsFs;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -33,59 +32,15 @@ use pvfs2_client::sys::{
     Parent, Readlink, Removexattr, Rename, Rmdir, Setattr, Setxattr, Statfs, StatfsOut, Symlink,
     Unlink,
 };
-use pvfs2_client::{Background, Client};
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
 use pvfs2_proto::op::CreateRequest;
 use pvfs2_proto::{ErrorCode, Handle, SetAttr};
-use replies::Ttl;
 use shared::{Opened, Shared};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::SystemTime;
-
-/// Requests that the kernel may have in flight in the background (read-ahead, releases).
-const MAX_BACKGROUND: u16 = 64;
-
-/// The file system as fuser sees it.
-pub struct PvfsFs {
-    pub(crate) dispatch: Dispatch,
-    shared: Arc<Shared>,
-    max_write_bytes: u32,
-    cache_symlinks: bool,
-    cluster_locks: bool,
-}
-
-impl PvfsFs {
-    /// The file system for one mount of `client`, whose background thread is `background`. What the
-    /// kernel shall forget goes to `inval`.
-    pub fn new(
-        client: Arc<Client>,
-        background: Arc<Background>,
-        inodes: Arc<Inodes>,
-        options: &MountOptions,
-        inval: mpsc::Sender<Inval>,
-    ) -> PvfsFs {
-        let ttl = Ttl::new(options.acache_ms, options.ncache_ms);
-        let shared = Shared::new(client.clone(), inodes, ttl, inval);
-        PvfsFs {
-            dispatch: Dispatch::new(client, background),
-            shared: Arc::new(shared),
-            max_write_bytes: options.max_write_bytes,
-            cache_symlinks: options.acache_ms > 0,
-            cluster_locks: options.cluster_locks,
-        }
-    }
-
-    fn handle(&self, ino: INodeNo) -> Handle {
-        self.shared.inodes.handle(ino)
-    }
-
-    fn opened(&self, fh: FileHandle) -> Option<Arc<Opened>> {
-        self.shared.files.get(fh.0)
-    }
-}
 
 /// A name off the kernel.
 fn name(name: &OsStr) -> Bytes {
@@ -94,33 +49,7 @@ fn name(name: &OsStr) -> Bytes {
 
 impl Filesystem for PvfsFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_BIG_WRITES,
-            InitFlags::FUSE_MAX_PAGES,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-            // Checks go by ACLs too, and a default ACL replaces the umask: the server applies both.
-            InitFlags::FUSE_POSIX_ACL,
-            InitFlags::FUSE_DONT_MASK,
-            // File handles (NFS, name_to_handle_at) stay good after the kernel has forgotten.
-            InitFlags::FUSE_EXPORT_SUPPORT,
-        ];
-        let symlinks = self.cache_symlinks.then_some(InitFlags::FUSE_CACHE_SYMLINKS);
-        let locks = locks::CAPABILITIES.into_iter().filter(|_| self.cluster_locks);
-        for capability in wanted.into_iter().chain(symlinks).chain(locks) {
-            if config.add_capabilities(capability).is_err() {
-                tracing::debug!(?capability, "this kernel does not have it");
-            }
-        }
-        let _ = config.set_max_write(self.max_write_bytes);
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        self.ask_kernel(config);
         Ok(())
     }
 
@@ -144,9 +73,10 @@ impl Filesystem for PvfsFs {
         self.shared.inodes.forget(self.handle(ino), nlookup);
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let machine = Getattr::new(self.handle(ino));
-        self.dispatch.run(req, machine, self.shared.attr("getattr", reply));
+        // The kernel names an open file only where it asks for itself.
+        self.dispatch.run(req, machine, self.shared.attr(fh.is_some(), reply));
     }
 
     fn setattr(
@@ -179,8 +109,9 @@ impl Filesystem for PvfsFs {
             kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0),
             by_open_file: fh.and_then(|fh| self.opened(fh)).is_some_and(|o| o.file.write),
         };
+        let resized = size.map(|_| self.handle(ino));
         let machine = Setattr::new(self.handle(ino), set);
-        self.dispatch.run(req, machine, self.shared.changed_attr("setattr", reply));
+        self.dispatch.run(req, machine, self.shared.changed_attr(resized, reply));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -537,8 +468,13 @@ impl Filesystem for PvfsFs {
         let Some(opened) = self.opened(fh) else { return reply.error(Errno::EBADF) };
         let Some(kind) = io::fallocate_kind(flags) else { return reply.error(Errno::EOPNOTSUPP) };
         let file = opened.file.clone();
+        let (shared, handle) = (self.shared.clone(), file.handle);
         let machine = Fallocate::new(file, kind, logical_offset, len, req.uid() != 0);
-        self.dispatch.run(req, machine, self.shared.done("fallocate", reply));
+        let done = self.shared.done("fallocate", reply);
+        self.dispatch.run(req, machine, move |result| {
+            shared.inodes.doubt_pages(handle);
+            done(result);
+        });
     }
 
     fn lseek(
@@ -577,8 +513,9 @@ impl Filesystem for PvfsFs {
             return reply.error(Errno::EBADF);
         };
         let (from, to) = ((from.file.clone(), offset_in), (to.file.clone(), offset_out));
+        let handle = to.0.handle;
         let machine = CopyRange::new(from, to, len, req.uid() != 0);
-        self.copy_range(req, machine, reply);
+        self.copy_range(req, handle, machine, reply);
     }
 
     fn ioctl(

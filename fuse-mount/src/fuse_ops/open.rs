@@ -64,7 +64,10 @@ impl OpenHow {
 impl Shared {
     /// Gives an open file its number, and the kernel's flags for it.
     fn opened(&self, file: Arc<OpenFile>, how: OpenHow) -> (FileHandle, FopenFlags) {
-        let keep = self.inodes.may_keep_pages(&file.attr, how.write);
+        let attr = &file.attr;
+        self.inodes.at_restarts(self.client.restarts());
+        let keep = self.inodes.with_pages(attr, |p| p.keep_at_open(attr, how.truncate));
+        let keep = keep.unwrap_or(false);
         if how.no_atime {
             file.set_no_atime();
         }
@@ -120,10 +123,10 @@ impl PvfsFs {
                 return reply.error(Errno::EIO);
             };
             let handle = created.attr.handle();
-            shared.inodes.remember(handle);
+            shared.inodes.remember(handle, Some(&created.attr));
             let (fh, fopen) = shared.opened(file, how);
-            let attr = file_attr(&created.attr, shared.inodes.ino(handle));
-            reply.created(&shared.ttl.both, &attr, GENERATION, fh, fopen);
+            let (attr, ttl) = shared.shown(&created.attr);
+            reply.created(&ttl.min(shared.ttl.both), &attr, GENERATION, fh, fopen);
         });
     }
 

@@ -2,11 +2,14 @@
 //!
 //! Place in the walks: the end of every operation, on the FUSE thread or the background thread.
 use super::Shared;
-use crate::attrs::{file_attr, negative_entry};
+use crate::attrs::{file_attr, negative_entry, system_time};
 use crate::dispatch::errno;
+use crate::mount::Inval;
+use crate::pages::Told;
 use bytes::Bytes;
 use fuser::{
-    Errno, Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyXattr,
+    Errno, FileAttr, Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs,
+    ReplyXattr,
 };
 use pvfs2_client::sys::StatfsOut;
 use pvfs2_proto::{Attr, ErrorCode, Handle, Result};
@@ -69,9 +72,26 @@ impl Shared {
     /// Counts the lookup and answers an entry whose name lives for `name_ttl`.
     fn entry(&self, attr: &Attr, name_ttl: Duration, reply: ReplyEntry) {
         let handle = attr.handle();
-        self.inodes.remember(handle);
-        let file = file_attr(attr, self.inodes.ino(handle));
-        reply.entry_with_ttls(&self.attr_ttl(handle), &name_ttl, &file, GENERATION);
+        let (file, attr_ttl) = self.shown(attr);
+        self.inodes.remember(handle, Some(attr));
+        reply.entry_with_ttls(&attr_ttl, &name_ttl, &file, GENERATION);
+    }
+
+    /// The attributes that go to the kernel with a name or for reading, and their life; see
+    /// [`crate::pages`].
+    pub(super) fn shown(&self, attr: &Attr) -> (FileAttr, Duration) {
+        let handle = attr.handle();
+        let mut file = file_attr(attr, self.inodes.ino(handle));
+        self.inodes.at_restarts(self.client.restarts());
+        match self.inodes.show(attr) {
+            Told::Good { mtime_ns } => {
+                file.mtime = system_time(mtime_ns);
+                return (file, Duration::ZERO);
+            }
+            Told::Old => self.invalidate_pages(handle),
+            Told::Truth => {}
+        }
+        (file, self.attr_ttl(handle))
     }
 
     /// Answers a lookup; a name that does not exist may be remembered as such.
@@ -109,33 +129,78 @@ impl Shared {
         }
     }
 
-    /// Answers attributes.
+    /// Answers attributes: to a program, or `for_reading`, of which the kernel takes nothing but the
+    /// size and whether its pages are old.
     pub(crate) fn attr(
         self: &Arc<Self>,
-        op: &'static str,
+        for_reading: bool,
         reply: ReplyAttr,
     ) -> impl FnOnce(Result<Attr>) + Send + 'static {
         let shared = self.clone();
         move |result| match result {
+            Ok(attr) if for_reading => shared.attr_for_reading(&attr, reply),
             Ok(attr) => {
-                let file = file_attr(&attr, shared.inodes.ino(attr.handle()));
-                reply.attr(&shared.attr_ttl(attr.handle()), &file);
+                let handle = attr.handle();
+                let file = file_attr(&attr, shared.inodes.ino(handle));
+                shared.inodes.at_restarts(shared.client.restarts());
+                let mut ttl = shared.attr_ttl(handle);
+                match shared.inodes.show(&attr) {
+                    Told::Good { .. } if shared.have_attr_passed_on(handle) => ttl = Duration::ZERO,
+                    Told::Good { .. } => {
+                        shared.inodes.with_pages(&attr, |p| p.told_all_the_same(&attr));
+                    }
+                    Told::Old => shared.invalidate_pages(handle),
+                    Told::Truth => {}
+                }
+                reply.attr(&ttl, &file);
             }
-            Err(e) => reply.error(errno(op, &e)),
+            Err(e) => reply.error(errno("getattr", &e)),
         }
     }
 
-    /// Answers the attributes after a change of them.
+    fn attr_for_reading(&self, attr: &Attr, reply: ReplyAttr) {
+        let handle = attr.handle();
+        let mut file = file_attr(attr, self.inodes.ino(handle));
+        self.inodes.at_restarts(self.client.restarts());
+        match self.inodes.show(attr) {
+            Told::Good { mtime_ns } => {
+                file.mtime = system_time(mtime_ns);
+                reply.attr(&Duration::ZERO, &file);
+            }
+            Told::Old => {
+                // The reader waits until the pages are gone.
+                let (ino, ttl) = (self.inodes.ino(handle), self.attr_ttl(handle));
+                let then = Box::new(move || reply.attr(&ttl, &file));
+                self.invalidate(Inval::Then { ino, then });
+            }
+            Told::Truth => reply.attr(&self.attr_ttl(handle), &file),
+        }
+    }
+
+    /// Answers the attributes after a change of them; `resized`: of the size too.
     pub(crate) fn changed_attr(
         self: &Arc<Self>,
-        op: &'static str,
+        resized: Option<Handle>,
         reply: ReplyAttr,
     ) -> impl FnOnce(Result<Attr>) + Send + 'static {
         let shared = self.clone();
-        let answer = self.attr(op, reply);
         move |result| {
             shared.changed();
-            answer(result);
+            if let Some(handle) = resized {
+                shared.inodes.doubt_pages(handle);
+            }
+            match result {
+                Ok(attr) => {
+                    let handle = attr.handle();
+                    let told = shared.inodes.with_pages(&attr, |p| p.show_changed(&attr));
+                    if told == Some(Told::Old) {
+                        shared.invalidate_pages(handle);
+                    }
+                    let file = file_attr(&attr, shared.inodes.ino(handle));
+                    reply.attr(&shared.attr_ttl(handle), &file);
+                }
+                Err(e) => reply.error(errno("setattr", &e)),
+            }
         }
     }
 

@@ -4,13 +4,14 @@
 use super::replies::Ttl;
 use crate::dirs::DirHandle;
 use crate::inodes::Inodes;
-use crate::mount::Inval;
+use crate::mount::{Inval, Kernel};
 use crate::open_files::OpenMap;
 use parking_lot::Mutex;
 use pvfs2_client::sys::StatfsOut;
 use pvfs2_client::{Client, OpenFile};
+use pvfs2_proto::Handle;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 
 /// What replies need, also on the background thread.
 pub(crate) struct Shared {
@@ -21,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) ttl: Ttl,
     /// Counts this mount's own changes; see the head of the file.
     changes: AtomicU64,
-    inval: mpsc::Sender<Inval>,
+    kernel: Kernel,
     /// What statfs last learned.
     pub(crate) space: Mutex<Option<StatfsOut>>,
 }
@@ -40,11 +41,11 @@ impl Shared {
         client: Arc<Client>,
         inodes: Arc<Inodes>,
         ttl: Ttl,
-        inval: mpsc::Sender<Inval>,
+        kernel: Kernel,
     ) -> Shared {
         let (files, dirs) = (OpenMap::default(), OpenMap::default());
         let (changes, space) = (AtomicU64::new(0), Mutex::new(None));
-        Shared { client, inodes, files, dirs, ttl, changes, inval, space }
+        Shared { client, inodes, files, dirs, ttl, changes, kernel, space }
     }
 
     /// This mount has changed something.
@@ -60,6 +61,20 @@ impl Shared {
     /// Tells the kernel, from another thread (from this one it could wait for itself).
     pub(crate) fn invalidate(&self, job: Inval) {
         // The receiver is gone only when the mount has ended, and with it whoever waits.
-        let _ = self.inval.send(job);
+        let _ = self.kernel.inval.send(job);
+    }
+
+    /// The kernel's pages of a file are old.
+    pub(crate) fn invalidate_pages(&self, handle: Handle) {
+        let ino = self.inodes.ino(handle);
+        self.invalidate(Inval::Data { ino, logical_offset: 0, len: 0 });
+    }
+
+    /// Has the kernel hand the attributes that follow to who asked for them, without taking them over
+    /// itself: an answer to a question older than a notice is not news to it. `false`: it cannot be
+    /// told. From this thread: a notice about attributes alone waits for no page.
+    pub(crate) fn have_attr_passed_on(&self, handle: Handle) -> bool {
+        let ino = self.inodes.ino(handle);
+        self.kernel.notifier.get().is_some_and(|n| n.inval_inode(ino, -1, 0).is_ok())
     }
 }

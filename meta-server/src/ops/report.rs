@@ -34,12 +34,7 @@ pub(crate) async fn report(server: &MetaServer, cx: &OpCx, r: ReportRequest) -> 
 }
 
 /// Takes over what a writer (or reader) tells. `false`: nothing of it is news.
-pub(crate) fn apply(
-    server: &MetaServer,
-    cx: &OpCx,
-    attr: &mut Attr,
-    item: &ReleaseItem,
-) -> bool {
+pub(crate) fn apply(server: &MetaServer, cx: &OpCx, attr: &mut Attr, item: &ReleaseItem) -> bool {
     let before = (attr.size, attr.mtime_ns, attr.ctime_ns, attr.atime_ns);
     if item.wrote && attr.layout.is_some() {
         let handle = attr.handle();
