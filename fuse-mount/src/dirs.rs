@@ -140,7 +140,7 @@ impl Sink for PlusSink<'_> {
 
     fn entry(&mut self, ino: INodeNo, offset: u64, e: &Dirent) -> bool {
         let (attr, ttl) = match &e.attr {
-            Some(attr) => match self.inodes.show(attr) {
+            Some(attr) => match self.inodes.show(attr, !self.ttl.is_zero()) {
                 Told::Good { mtime_ns } => {
                     (file_attr(&Attr { mtime_ns, ..attr.clone() }, ino), Duration::ZERO)
                 }

@@ -92,8 +92,8 @@ impl Inodes {
     }
 
     /// [`Pages::show`]; the truth about all that is no file.
-    pub fn show(&self, attr: &Attr) -> Told {
-        self.with_pages(attr, |pages| pages.show(attr)).unwrap_or(Told::Truth)
+    pub fn show(&self, attr: &Attr, counted: bool) -> Told {
+        self.with_pages(attr, |pages| pages.show(attr, counted)).unwrap_or(Told::Truth)
     }
 
     /// Bytes of `handle` may have changed that the kernel's pages do not show.
@@ -156,7 +156,7 @@ mod tests {
         let mode = pvfs2_proto::attr::mode::S_IFREG;
         let attr = Attr { handle: 9, mode, data_version: 5, data_others: 5, ..Attr::default() };
         let keep = |t: &Inodes| t.with_pages(&attr, |p| p.keep_at_open(&attr, false));
-        assert_eq!((keep(&t), t.show(&attr)), (None, Told::Truth));
+        assert_eq!((keep(&t), t.show(&attr, true)), (None, Told::Truth));
         t.remember(Handle(9), None);
         assert_eq!((keep(&t), keep(&t)), (Some(false), Some(true)), "from the first open on");
         t.at_restarts(0);

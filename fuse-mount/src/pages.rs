@@ -15,8 +15,8 @@
 //! | attributes for reading (getattr with an open file), a name | the mtime that it knows, for no longer than this answer |
 //! | attributes for a program (stat: getattr without an open file) | the truth, after a notice that makes the kernel hand it to the program without taking it over |
 //!
-//! Each such answer costs the kernel a question that it would not ask otherwise, so after some of them
-//! (more for a larger file) it is told the truth, drops the pages once, and reads them again.
+//! An answer that costs the kernel a question which it would not ask otherwise is counted: after some
+//! of them (more for a larger file) it is told the truth, drops the pages once, and reads them again.
 //!
 //! Invariants: `good` is a version at whose time no page was older. It is set only when the kernel has
 //! no pages (it hears of the inode for the first time) or is about to drop them all (open), from
@@ -67,14 +67,15 @@ impl Pages {
     }
 
     /// `attr` is about to go to the kernel, which drops the pages where it sees another mtime.
-    pub fn show(&mut self, attr: &Attr) -> Told {
+    /// `counted`: keeping them costs something.
+    pub fn show(&mut self, attr: &Attr, counted: bool) -> Told {
         let were_good = self.good.is_some();
         let is_same = self.told_ns == Some(attr.mtime_ns);
         if self.check(attr)
             && let Some(mtime_ns) = self.told_ns.filter(|_| !is_same)
             && self.answers < attr.size / BYTES_PER_ANSWER
         {
-            self.answers += 1;
+            self.answers += u64::from(counted);
             return Told::Good { mtime_ns };
         }
         self.told_ns = Some(attr.mtime_ns);
@@ -128,11 +129,15 @@ mod tests {
     #[test]
     fn own_changes_keep_the_pages_and_show_no_new_mtime() {
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
-        assert_eq!(p.show(&attr(5, 5, 100)), Told::Truth);
-        assert_eq!(p.show(&attr(5, 5, 200)), Told::Good { mtime_ns: 100 }, "not reported yet");
-        assert_eq!(p.show(&attr(7, 5, 300)), Told::Good { mtime_ns: 100 });
+        assert_eq!(p.show(&attr(5, 5, 100), true), Told::Truth);
+        assert_eq!(
+            p.show(&attr(5, 5, 200), true),
+            Told::Good { mtime_ns: 100 },
+            "not reported yet"
+        );
+        assert_eq!(p.show(&attr(7, 5, 300), true), Told::Good { mtime_ns: 100 });
         assert!(p.keep_at_open(&attr(7, 5, 300), false));
-        assert_eq!(p.show(&attr(9, 7, 300)), Told::Good { mtime_ns: 100 }, "seen up to 7");
+        assert_eq!(p.show(&attr(9, 7, 300), true), Told::Good { mtime_ns: 100 }, "seen up to 7");
         assert!(!p.keep_at_open(&attr(9, 7, 300), true), "cut");
         assert!(p.keep_at_open(&attr(9, 7, 300), false));
     }
@@ -140,8 +145,8 @@ mod tests {
     #[test]
     fn a_change_by_others_drops_them() {
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
-        assert_eq!(p.show(&attr(6, 6, 200)), Told::Truth);
-        assert_eq!(p.show(&attr(6, 6, 200)), Told::Truth);
+        assert_eq!(p.show(&attr(6, 6, 200), true), Told::Truth);
+        assert_eq!(p.show(&attr(6, 6, 200), true), Told::Truth);
         assert!(!p.keep_at_open(&attr(6, 6, 200), false));
         assert!(p.keep_at_open(&attr(6, 6, 200), false));
         assert!(!p.keep_at_open(&attr(8, 7, 200), false), "others, then this mount");
@@ -150,13 +155,13 @@ mod tests {
     #[test]
     fn with_the_mtime_set_back_the_kernel_must_hear_of_it() {
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
-        assert_eq!(p.show(&attr(6, 6, 100)), Told::Old);
-        assert_eq!(p.show(&attr(6, 6, 100)), Told::Truth, "once");
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Old);
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Truth, "once");
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
         assert_eq!(p.show_changed(&attr(6, 6, 200)), Told::Old, "no mtime tells the kernel");
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
         assert_eq!(p.show_changed(&attr(6, 5, 200)), Told::Truth, "a change of our own");
-        assert_eq!(p.show(&attr(6, 5, 200)), Told::Truth, "of which the kernel knows");
+        assert_eq!(p.show(&attr(6, 5, 200), true), Told::Truth, "of which the kernel knows");
     }
 
     #[test]
@@ -165,31 +170,39 @@ mod tests {
         let mut dynamic = attr(5, 5, 200);
         dynamic.set(AttrFlags::SIZE_DYNAMIC, true);
         dynamic.set(AttrFlags::SOLE_WRITER, true);
-        assert_eq!(p.show(&dynamic), Told::Good { mtime_ns: 100 }, "only this mount writes");
+        assert_eq!(p.show(&dynamic, true), Told::Good { mtime_ns: 100 }, "only this mount writes");
         dynamic.set(AttrFlags::SOLE_WRITER, false);
-        assert_eq!(p.show(&dynamic), Told::Truth);
+        assert_eq!(p.show(&dynamic, true), Told::Truth);
         assert!(!p.keep_at_open(&dynamic, false) && !p.keep_at_open(&dynamic, false));
-        assert_eq!(p.show(&attr(6, 5, 300)), Told::Truth, "what was between nobody knows");
+        assert_eq!(p.show(&attr(6, 5, 300), true), Told::Truth, "what was between nobody knows");
     }
 
     #[test]
     fn doubt_lasts_until_the_next_open() {
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
         p.doubt();
-        assert_eq!(p.show(&attr(6, 5, 200)), Told::Truth);
+        assert_eq!(p.show(&attr(6, 5, 200), true), Told::Truth);
         assert!(!p.keep_at_open(&attr(6, 5, 200), false));
         assert!(p.keep_at_open(&attr(6, 5, 200), false));
+    }
+
+    #[test]
+    fn answers_that_cost_nothing_are_not_counted() {
+        let mut p = Pages::new(Some(&attr(5, 5, 100)));
+        for _ in 0..=LARGE / BYTES_PER_ANSWER {
+            assert_eq!(p.show(&attr(6, 5, 200), false), Told::Good { mtime_ns: 100 });
+        }
     }
 
     #[test]
     fn a_file_is_worth_only_so_many_answers() {
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
         for _ in 0..LARGE / BYTES_PER_ANSWER {
-            assert_eq!(p.show(&attr(6, 5, 200)), Told::Good { mtime_ns: 100 });
+            assert_eq!(p.show(&attr(6, 5, 200), true), Told::Good { mtime_ns: 100 });
         }
-        assert_eq!(p.show(&attr(6, 5, 200)), Told::Truth);
-        assert_eq!(p.show(&attr(6, 5, 300)), Told::Good { mtime_ns: 200 });
+        assert_eq!(p.show(&attr(6, 5, 200), true), Told::Truth);
+        assert_eq!(p.show(&attr(6, 5, 300), true), Told::Good { mtime_ns: 200 });
         let small = Attr { size: BYTES_PER_ANSWER - 1, ..attr(7, 5, 400) };
-        assert_eq!(p.show(&small), Told::Truth);
+        assert_eq!(p.show(&small, true), Told::Truth);
     }
 }

@@ -22,8 +22,8 @@ use crate::dispatch::errno;
 use bytes::Bytes;
 pub use fs::PvfsFs;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -34,7 +34,7 @@ use pvfs2_client::sys::{
 };
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
 use pvfs2_proto::op::CreateRequest;
-use pvfs2_proto::{ErrorCode, Handle, SetAttr};
+use pvfs2_proto::{ErrorCode, SetAttr};
 use shared::{Opened, Shared};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

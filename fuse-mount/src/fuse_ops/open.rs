@@ -4,7 +4,6 @@
 //! has a number in the table of open files until the kernel releases it, or until the mount ends.
 use super::replies::GENERATION;
 use super::{Opened, PvfsFs, Shared};
-use crate::attrs::file_attr;
 use crate::dispatch::errno;
 use bytes::Bytes;
 use fuser::{

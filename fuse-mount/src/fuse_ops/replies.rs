@@ -83,7 +83,7 @@ impl Shared {
         let handle = attr.handle();
         let mut file = file_attr(attr, self.inodes.ino(handle));
         self.inodes.at_restarts(self.client.restarts());
-        match self.inodes.show(attr) {
+        match self.inodes.show(attr, !self.ttl.attr.is_zero()) {
             Told::Good { mtime_ns } => {
                 file.mtime = system_time(mtime_ns);
                 return (file, Duration::ZERO);
@@ -144,7 +144,7 @@ impl Shared {
                 let file = file_attr(&attr, shared.inodes.ino(handle));
                 shared.inodes.at_restarts(shared.client.restarts());
                 let mut ttl = shared.attr_ttl(handle);
-                match shared.inodes.show(&attr) {
+                match shared.inodes.show(&attr, true) {
                     Told::Good { .. } if shared.have_attr_passed_on(handle) => ttl = Duration::ZERO,
                     Told::Good { .. } => {
                         shared.inodes.with_pages(&attr, |p| p.told_all_the_same(&attr));
@@ -162,7 +162,7 @@ impl Shared {
         let handle = attr.handle();
         let mut file = file_attr(attr, self.inodes.ino(handle));
         self.inodes.at_restarts(self.client.restarts());
-        match self.inodes.show(attr) {
+        match self.inodes.show(attr, !self.ttl.attr.is_zero()) {
             Told::Good { mtime_ns } => {
                 file.mtime = system_time(mtime_ns);
                 reply.attr(&Duration::ZERO, &file);

@@ -10,6 +10,7 @@ mod counts;
 mod crash;
 mod growth;
 mod locks;
+mod pages;
 mod posix;
 mod quotas;
 mod rights;
@@ -43,6 +44,10 @@ fn main() -> ExitCode {
             coherence::without_caches_at_once_over_three_metadata_servers,
             coherence::with_caches_within_the_timeouts,
             coherence::with_caches_within_the_timeouts_over_three_metadata_servers,
+            pages::own_writes_keep_them,
+            pages::own_writes_keep_them_without_caches,
+            pages::others_changes_are_seen_at_once_without_caches,
+            pages::others_changes_are_seen_at_the_next_open,
             twin::one_metadata_server,
             twin::three_metadata_servers,
             twin::three_metadata_servers_and_kills,
