@@ -193,7 +193,7 @@ fn others(options: &str, at_once: bool) {
     fs::write(&paths[0], pattern::bytes(1, 0, LEN)).unwrap();
     let mut seed = 1;
     for (what, change) in CHANGES.iter().chain(CHANGES) {
-        for writer in 0..2 {
+        for (writer, mount) in mounts.iter().enumerate() {
             let (reader, text) = (1 - writer, format!("{what} by mount {writer}, seed {seed}"));
             // Half of the time the reader has written the pages itself: the kernel then knows an
             // older mtime than the file has.
@@ -206,7 +206,7 @@ fn others(options: &str, at_once: bool) {
             check(&open, seed, &text);
             check(&open, seed, &text);
             seed += 1;
-            let is_same_file = change(&mounts[writer], seed);
+            let is_same_file = change(mount, seed);
             if at_once {
                 let old = if is_same_file { seed } else { seed - 1 };
                 check(&open, old, &format!("{text}: through an open descriptor"));
