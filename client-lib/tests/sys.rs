@@ -472,8 +472,8 @@ fn times_set_by_hand_survive_the_release() {
 }
 
 #[test]
-fn closes_of_readers_travel_together_and_those_of_writers_at_once() {
-    let c = Cluster::new(Shape::default());
+fn closes_without_news_travel_together_and_those_with_news_at_once() {
+    let c = Cluster::new(Shape { strip: 16, small: 32, ..Default::default() });
     let m = Mount::new(&c, 1_000);
     let files: Vec<_> = (0..150)
         .map(|i| {
@@ -483,7 +483,9 @@ fn closes_of_readers_travel_together_and_those_of_writers_at_once() {
             r
         })
         .collect();
-    let writer = m.create("w");
+    let (writer, idle) = (m.create("w"), m.create("idle"));
+    m.write(&writer, 0, &bytes(100, 1));
+    assert!(writer.has_news() && !idle.has_news());
     c.take_counts();
     c.meta.borrow_mut().released.clear();
     let rt = runtime();
@@ -498,6 +500,7 @@ fn closes_of_readers_travel_together_and_those_of_writers_at_once() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         assert_eq!(c.take_counts()["release"], 2, "two full batches");
+        tx.release(idle);
         tx.release(writer);
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         assert_eq!(c.take_counts()["release"], 1, "the writer's at once");
@@ -507,7 +510,7 @@ fn closes_of_readers_travel_together_and_those_of_writers_at_once() {
         serving.await.unwrap();
     });
     let sizes: Vec<usize> = c.meta.borrow().released.iter().map(Vec::len).collect();
-    assert_eq!(sizes, [64, 64, 1, 22]);
+    assert_eq!(sizes, [64, 64, 1, 23]);
     assert_eq!((c.meta.borrow().opens(), m.client.opens().len()), (0, 0));
 }
 

@@ -49,6 +49,7 @@ macro_rules! checks {
 
 checks![
     visibility::of_files,
+    visibility::among_own_changes,
     bytes::close_to_open,
     bytes::read_after_fsync,
     bytes::mmap_after_msync,

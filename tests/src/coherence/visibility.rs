@@ -1,5 +1,6 @@
 //! Every kind of change by one side, looked for from the other.
 use super::Pair;
+use crate::wait::{secs, until};
 use rustix::fs as rfs;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -7,12 +8,46 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub(super) fn of_files(pair: &Pair) {
     // At the same time: with caches each change may take its timeout.
     std::thread::scope(|s| {
         s.spawn(|| files(&pair.inside("files")));
         s.spawn(|| files(&pair.swapped().inside("files.back")));
+    });
+}
+
+/// A mount that makes names in a directory of its own making, and so knows all of them, sees those of
+/// the other side.
+pub(super) fn among_own_changes(pair: &Pair) {
+    let p = pair.inside("among");
+    let (stop, made) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let i = made.fetch_add(1, Ordering::Relaxed);
+                let own = p.a.join(format!("own{i}"));
+                fs::File::create_new(&own).expect("create");
+                if i % 3 == 0 {
+                    fs::remove_file(&own).expect("unlink");
+                }
+            }
+        });
+        for round in 0..3 {
+            let (name, before) = (format!("other{round}"), made.load(Ordering::Relaxed));
+            until(secs(30), "own files are made", || made.load(Ordering::Relaxed) > before + 50);
+            assert!(!exists(&p.a.join(&name)));
+            fs::create_dir(p.b.join(&name)).expect("mkdir");
+            let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                p.seen("a name made between own ones", || exists(&p.a.join(&name)));
+            }));
+            if seen.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            seen.unwrap_or_else(|why| std::panic::resume_unwind(why));
+        }
+        stop.store(true, Ordering::Relaxed);
     });
 }
 
