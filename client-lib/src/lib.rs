@@ -15,7 +15,6 @@
 //! - [`open_table`][]: what is open, and what this client wrote and has not yet reported
 //! - [`locks`][]: what is locked, and what is still to be given back
 //! - [`ncache`], [`acache`][]: names and attributes
-//! - [`whole_dirs`][]: directories of which every name is known
 //! - [`dirmaps`][]: which part of a split directory to ask for a name
 //! - [`timed_map`][]: the bounded map with timeouts under both caches
 //! - [`background`][]: the thread for what no program waits for
@@ -34,7 +33,6 @@ pub mod open_table;
 pub mod sys;
 pub mod tickets;
 pub mod timed_map;
-pub mod whole_dirs;
 
 pub use background::Background;
 pub use client::{Client, ClientConfig};

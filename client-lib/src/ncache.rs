@@ -3,7 +3,6 @@
 //! | operation | ncache |
 //! |---|---|
 //! | lookup, lookup_path (first component) | read; filled from the answer, also with "does not exist" |
-//! | mkdir | its directory is known to be empty ([`whole_dirs`](crate::whole_dirs)) |
 //! | readdir with attributes | filled |
 //! | create, mkdir, mknod, symlink, link | filled |
 //! | unlink, rmdir | filled with "does not exist" |
@@ -13,7 +12,6 @@
 //!
 //! Invariant: with a timeout of 0 nothing is kept and nothing is read.
 use crate::timed_map::TimedMap;
-use crate::whole_dirs::WholeDirs;
 use bytes::Bytes;
 use pvfs2_proto::Handle;
 
@@ -32,16 +30,12 @@ pub enum Cached {
 /// The cache of names.
 pub struct Ncache {
     map: TimedMap<(u64, Bytes), Cached>,
-    whole: WholeDirs,
 }
 
 impl Ncache {
     /// A cache whose entries live `timeout_ms`; 0: off.
     pub fn new(timeout_ms: u64) -> Ncache {
-        Ncache {
-            map: TimedMap::new(timeout_ms, NCACHE_ENTRIES_MAX),
-            whole: WholeDirs::new(timeout_ms),
-        }
+        Ncache { map: TimedMap::new(timeout_ms, NCACHE_ENTRIES_MAX) }
     }
     /// Whether it keeps anything.
     pub fn is_on(&self) -> bool {
@@ -49,26 +43,11 @@ impl Ncache {
     }
     /// What is known about `name` in `dir`.
     pub fn get(&self, dir: Handle, name: &Bytes, now_ns: i64) -> Option<Cached> {
-        if !self.map.is_on() {
-            return None;
-        }
-        let known = self.map.get(&(dir.0, name.clone()), now_ns);
-        known.or_else(|| self.whole.lacks(dir, name, now_ns).map(|_| Cached::Absent))
+        self.map.is_on().then(|| self.map.get(&(dir.0, name.clone()), now_ns)).flatten()
     }
-    /// Directories of which every name is known.
-    pub fn whole(&self) -> &WholeDirs {
-        &self.whole
-    }
-    /// How long what [`Ncache::get`] says still holds; `None`: it says nothing.
+    /// See [`TimedMap::left_ns`].
     pub fn left_ns(&self, dir: Handle, name: &Bytes, now_ns: i64) -> Option<u64> {
-        if !self.map.is_on() {
-            return None;
-        }
-        let left_ns = self.map.left_ns(&(dir.0, name.clone()), now_ns);
-        match left_ns {
-            None | Some(0) => self.whole.lacks(dir, name, now_ns).or(left_ns),
-            left_ns => left_ns,
-        }
+        self.map.is_on().then(|| self.map.left_ns(&(dir.0, name.clone()), now_ns)).flatten()
     }
     /// See [`TimedMap::epoch`].
     pub fn epoch(&self, dir: Handle, name: &Bytes) -> u64 {
@@ -107,7 +86,6 @@ impl Ncache {
     /// Drops everything.
     pub fn clear(&self) {
         self.map.clear();
-        self.whole.clear();
     }
     /// Entries held.
     pub fn len(&self) -> usize {

@@ -74,7 +74,6 @@ impl Create {
         let dir = Handle(r.dir);
         let at = cx.part_of(dir, &r.name);
         let server = cx.meta_server(at)?;
-        let asked_ns = cx.now_ns();
         let request = CreateRequest { dir: at.0, ..r.clone() };
         let answer = match cx.ask(server, request).await {
             Err(e) => {
@@ -96,7 +95,7 @@ impl Create {
         {
             file.truncated(0);
         }
-        let exact = named(client, dir, &r.name, &mut attr, answer.dir_attr, asked_ns);
+        let exact = named(client, dir, &r.name, &mut attr, answer.dir_attr);
         let created = answer.created;
         if exact {
             return Ok(Step::Done(Created { attr, file, created }));

@@ -37,14 +37,13 @@ impl Machine for Link {
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
-        let asked_ns = cx.now_ns();
         let request = LinkRequest { handle: self.handle.0, dir: at.0, name: self.name.clone() };
         let answer = cx.ask(server, request).await.inspect_err(|e| {
             name_failed(cx.client, self.dir, &self.name, e);
             object_failed(cx.client, self.handle, e);
         })?;
         let mut attr = need(answer.attr, "link answered without attributes")?;
-        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr, asked_ns);
+        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr);
         Ok(Step::Done(attr))
     }
 }

@@ -67,7 +67,7 @@ impl Lookup {
     async fn ask_name<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let client = cx.client;
         let epoch = client.ncache().epoch(self.dir, &self.name);
-        let (asked, asked_ns) = (asked(client), cx.now_ns());
+        let asked = asked(client);
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
         let path = vec![self.name.clone()];
@@ -78,10 +78,7 @@ impl Lookup {
                 name_failed(client, self.dir, &self.name, &e);
                 return Err(e);
             }
-            Ok(answer) => {
-                client.ncache().whole().checked(self.dir, answer.dir_change, asked_ns);
-                answer.steps.into_iter().next().filter(|s| s.handle != 0)
-            }
+            Ok(answer) => answer.steps.into_iter().next().filter(|s| s.handle != 0),
         };
         let what = answer.as_ref().map_or(Cached::Absent, |s| Cached::Handle(Handle(s.handle)));
         client.ncache().fill_since(epoch, self.dir, &self.name, what, cx.now_ns());

@@ -44,7 +44,6 @@ impl Machine for Mkdir {
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
-        let asked_ns = cx.now_ns();
         let request =
             MkdirRequest { dir: at.0, name: self.name.clone(), mode: self.mode, umask: self.umask };
         let answer = cx
@@ -52,8 +51,7 @@ impl Machine for Mkdir {
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
         let mut attr = need(answer.attr, "mkdir answered without attributes")?;
-        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr, asked_ns);
-        cx.client.ncache().whole().made(&attr, asked_ns);
+        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr);
         Ok(Step::Done(attr))
     }
 }

@@ -45,7 +45,6 @@ impl Machine for Mknod {
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
-        let asked_ns = cx.now_ns();
         let request = MknodRequest {
             dir: at.0,
             name: self.name.clone(),
@@ -58,7 +57,7 @@ impl Machine for Mknod {
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
         let mut attr = need(answer.attr, "mknod answered without attributes")?;
-        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr, asked_ns);
+        named(cx.client, self.dir, &self.name, &mut attr, answer.dir_attr);
         Ok(Step::Done(attr))
     }
 }

@@ -142,53 +142,35 @@ pub(crate) fn keep_or_drop(client: &Client, handle: Handle, attr: Option<Attr>) 
 }
 
 /// A name was made in `dir`, whose attributes the answer may have brought; whether the size in its
-/// object's attributes is exact. `asked_ns`: when it was asked for.
+/// object's attributes is exact.
 pub(crate) fn named(
     client: &Client,
     dir: Handle,
     name: &Bytes,
     attr: &mut Attr,
     dir_attr: Option<Attr>,
-    asked_ns: i64,
 ) -> bool {
     let now_ns = client.env().now_ns();
     client.ncache().set(dir, name, Cached::Handle(attr.handle()), now_ns);
-    dir_changed(client, dir, Some(name), dir_attr, asked_ns);
+    dir_changed(client, dir, dir_attr);
     keep(client, attr)
 }
 
 /// A name of `dir` is gone.
-pub(crate) fn unnamed(
-    client: &Client,
-    dir: Handle,
-    name: &Bytes,
-    dir_attr: Option<Attr>,
-    asked_ns: i64,
-) {
+pub(crate) fn unnamed(client: &Client, dir: Handle, name: &Bytes, dir_attr: Option<Attr>) {
     client.ncache().set(dir, name, Cached::Absent, client.env().now_ns());
-    dir_changed(client, dir, None, dir_attr, asked_ns);
+    dir_changed(client, dir, dir_attr);
 }
 
-/// This client changed a directory (in which `name` is now). The kernel asks for its attributes
-/// after every change: those that came with the answer save a request. A part's (of a split
-/// directory) say nothing of the whole.
-pub(crate) fn dir_changed(
-    client: &Client,
-    dir: Handle,
-    name: Option<&Bytes>,
-    dir_attr: Option<Attr>,
-    asked_ns: i64,
-) {
-    client.ncache().whole().changed(dir, dir_attr.as_ref(), name.map(|n| &n[..]), asked_ns);
+/// A directory changed. The kernel asks for its attributes after every change: those that came with
+/// the answer save a request. A part's (of a split directory) say nothing of the whole.
+pub(crate) fn dir_changed(client: &Client, dir: Handle, dir_attr: Option<Attr>) {
     keep_or_drop(client, dir, dir_attr.filter(|attr| attr.handle() == dir));
 }
 
 /// A change of `name` in `dir` failed: drops what the caches say against it.
 pub(crate) fn name_failed(client: &Client, dir: Handle, name: &Bytes, e: &PvfsError) {
     client.ncache().drop_name(dir, name);
-    if matches!(e.code, ErrorCode::Exists) {
-        client.ncache().whole().forget(dir);
-    }
     if matches!(e.code, ErrorCode::Stale) {
         client.acache().drop_handle(dir);
     }

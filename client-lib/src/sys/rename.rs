@@ -46,7 +46,6 @@ impl Machine for Rename {
         let from = cx.part_of(self.old.0, &self.old.1);
         let to = cx.part_of(self.new.0, &self.new.1);
         let server = cx.meta_server(to)?;
-        let asked_ns = cx.now_ns();
         let request = RenameRequest {
             dir: from.0,
             name: self.old.1.clone(),
@@ -59,13 +58,13 @@ impl Machine for Rename {
             name_failed(cx.client, self.old.0, &self.old.1, e);
             name_failed(cx.client, self.new.0, &self.new.1, e);
         })?;
-        self.renamed(cx, answer, asked_ns);
+        self.renamed(cx, answer);
         Ok(Step::Done(()))
     }
 }
 
 impl Rename {
-    fn renamed<N: Net>(&self, cx: &Cx<'_, N>, answer: RenameResponse, asked_ns: i64) {
+    fn renamed<N: Net>(&self, cx: &Cx<'_, N>, answer: RenameResponse) {
         let (client, now_ns) = (cx.client, cx.now_ns());
         // Old name and new name are one when a file is renamed over another link of itself.
         if self.exchange || answer.handle == answer.other {
@@ -80,8 +79,8 @@ impl Rename {
             client.acache().drop_handle(handle);
         }
         if self.old.0 != self.new.0 {
-            dir_changed(client, self.old.0, None, answer.dir_attr, asked_ns);
+            dir_changed(client, self.old.0, answer.dir_attr);
         }
-        dir_changed(client, self.new.0, Some(&self.new.1), answer.new_dir_attr, asked_ns);
+        dir_changed(client, self.new.0, answer.new_dir_attr);
     }
 }

@@ -36,12 +36,11 @@ impl Machine for Unlink {
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Handle>> {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
-        let asked_ns = cx.now_ns();
         let answer = cx
             .ask(server, UnlinkRequest { dir: at.0, name: self.name.clone() })
             .await
             .inspect_err(|e| name_failed(cx.client, self.dir, &self.name, e))?;
-        unnamed(cx.client, self.dir, &self.name, answer.dir_attr, asked_ns);
+        unnamed(cx.client, self.dir, &self.name, answer.dir_attr);
         keep_or_drop(cx.client, Handle(answer.handle), answer.attr.filter(|a| a.nlink > 0));
         Ok(Step::Done(Handle(answer.handle)))
     }

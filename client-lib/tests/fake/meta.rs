@@ -453,7 +453,7 @@ impl Meta {
             }
             dir = handle;
         }
-        Ok(LookupResponse { steps, ..Default::default() })
+        Ok(LookupResponse { steps, bytes: None })
     }
 
     fn create(

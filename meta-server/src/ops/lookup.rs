@@ -23,7 +23,6 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
     let mut dir = server.store.directory(Handle(r.dir))?;
     let mut steps = Vec::with_capacity(r.path.len());
     let mut last: Option<Attr> = None;
-    let mut dir_change = 0;
     for (i, name) in r.path.iter().enumerate() {
         // A rename between servers hides the directory until it is decided.
         let guard = server.pass(&[(dir.handle, Mode::Read)]).await;
@@ -32,9 +31,6 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
             Some(_) => server.store.directory(dir.handle()).map(|fresh| dir = fresh),
             None => Ok(()),
         };
-        if r.path.len() == 1 && dir.dir_map.is_none() {
-            dir_change = dir.change;
-        }
         let step = match fresh.and_then(|()| one(server, cx, &dir, name)) {
             Ok(step) => step,
             Err(e) if i == 0 => return Err(e),
@@ -59,7 +55,7 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
         }
         _ => None,
     };
-    Ok(Answer::new(OpResponse::Lookup(LookupResponse { steps, bytes, dir_change })))
+    Ok(Answer::new(OpResponse::Lookup(LookupResponse { steps, bytes })))
 }
 
 fn one(server: &MetaServer, cx: &OpCx, dir: &Attr, name: &[u8]) -> Result<LookupStep> {

@@ -212,7 +212,7 @@ impl Ends {
         let (gone, came) = (is_dir(moved), other.map_or(0, is_dir));
         let same_dir = r.dir == r.new_dir;
         // Names and subdirectories that each directory gains.
-        let (old_gains, mut new_gains) = match (r.exchange, other) {
+        let (old_gains, new_gains) = match (r.exchange, other) {
             (true, _) => ((0, came - gone), (0, gone - came)),
             (false, None) => ((-1, -gone), (1, gone)),
             (false, Some(_)) => ((-1, -gone), (0, gone - came)),
@@ -223,11 +223,9 @@ impl Ends {
                 Some(other) => change.put_dirent(old.key.clone(), other.handle, other.kind),
                 None => change.delete(&old.key),
             }
-            if same_dir {
-                // One change of one directory: clients count them.
-                new_gains = (new_gains.0 + old_gains.0, new_gains.1 + old_gains.1);
-            } else {
-                touch_dir(&mut old.dir, old_gains.0, old_gains.1, now);
+            let dir = if same_dir { &mut self.new.dir } else { &mut old.dir };
+            touch_dir(dir, old_gains.0, old_gains.1, now);
+            if !same_dir {
                 change.put_attr(&old.dir);
             }
         }

@@ -36,9 +36,6 @@ pub struct LookupResponse {
     /// Bytes of the last object, a small file, if they were asked for.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub bytes: Option<Bytes>,
-    /// For a path of one component: the directory's count of changes. 0: the directory is split.
-    #[prost(uint64, tag = "3")]
-    pub dir_change: u64,
 }
 
 /// Attributes of an object.
