@@ -89,7 +89,7 @@ pub struct MountOptions {
     /// `stall-ms`: how long a FUSE thread waits for an answer before the operation moves to the
     /// background.
     pub stall_ms: Option<u32>,
-    /// `spin-us`: how long a FUSE thread polls a socket before it sleeps on it.
+    /// `spin-us`: how long a FUSE thread looks for an answer, or the next request, before it sleeps.
     pub spin_us: Option<u32>,
     /// `locks`: fcntl and flock locks hold in the whole cluster, or between this mount's processes.
     pub cluster_locks: bool,
