@@ -46,7 +46,7 @@ pub(crate) async fn fallocate(
         attr = move_out(server, cx, attr, None).await?;
     }
     let respond = |attr: &Attr| {
-        let attr = Some(server.seen(cx, attr.clone()));
+        let attr = Some(server.seen_by_holder(cx, attr.clone()));
         OpResponse::Fallocate(FallocateResponse { attr })
     };
     let mut change = Change::new();

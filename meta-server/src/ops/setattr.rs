@@ -28,7 +28,8 @@ pub(crate) type Respond<'a> = &'a dyn Fn(Attr) -> OpResponse;
 
 pub(crate) async fn setattr(server: &MetaServer, cx: &OpCx, r: SetattrRequest) -> Result<Answer> {
     let set = r.set.unwrap_or_default();
-    let respond = |attr| OpResponse::Setattr(SetattrResponse { attr: Some(server.seen(cx, attr)) });
+    let respond =
+        |attr| OpResponse::Setattr(SetattrResponse { attr: Some(server.seen_by_holder(cx, attr)) });
     let attr = apply(server, cx, Handle(r.handle), &set, Some(&respond)).await?;
     Ok(Answer::new(respond(attr)))
 }
