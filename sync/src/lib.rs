@@ -1,5 +1,9 @@
 //! The thin sync service.
+pub mod api;
+pub mod error;
+pub mod files;
 pub mod names;
 pub mod plan;
 pub mod rng;
+pub mod store;
 pub mod tree;

@@ -1,0 +1,221 @@
+//! What travels over `/api/v1`, as server and devices both use it: JSON bodies.
+use crate::rng::{hex, unhex};
+use crate::tree::{Content, Entry, Key, Kind, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// The row of the table that the service keeps for each file: name, size, place, last change, deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its number.
+    pub id: NodeId,
+    /// The directory it lies in.
+    pub parent: NodeId,
+    /// Its name there.
+    pub name: String,
+    /// File or directory.
+    pub kind: Kind,
+    /// Bytes.
+    pub size: u64,
+    /// Time of the last change, as the device that made it said.
+    pub mtime_ns: i64,
+    /// Whether it may be executed.
+    pub exec: bool,
+    /// BLAKE3 in hexadecimal; empty for directories.
+    pub hash: String,
+    /// Revision: grows with every change of any of the user's nodes.
+    pub rev: i64,
+    /// Deleted: the mark stays until every device has heard of it.
+    pub deleted: bool,
+}
+
+impl NodeInfo {
+    /// As an entry of the remote tree.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        Entry {
+            parent: Key::Node(self.parent),
+            name: self.name.clone(),
+            kind: self.kind,
+            content: Content { hash: unhex(&self.hash).unwrap_or_default(), exec: self.exec },
+            rev: self.rev,
+        }
+    }
+
+    /// The hash as it is sent.
+    #[must_use]
+    pub fn hash_text(kind: Kind, hash: &[u8; 32]) -> String {
+        if kind == Kind::Dir { String::new() } else { hex(hash) }
+    }
+}
+
+/// Answer to `changes?since=`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Changes {
+    /// Names the server's history; another one means: begin anew, delete nothing.
+    pub epoch: String,
+    /// Ask from here next time.
+    pub next: i64,
+    /// There is more right now.
+    pub more: bool,
+    /// What changed, each node once, oldest change first.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// Make a directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mkdir {
+    /// Where.
+    pub parent: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The same request sent again carries the same key and is done once.
+    #[serde(default)]
+    pub key: String,
+}
+
+/// Move or rename.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Move {
+    /// What.
+    pub node: NodeId,
+    /// The revision that was seen.
+    pub rev: i64,
+    /// Where to.
+    pub parent: NodeId,
+    /// Under which name.
+    pub name: String,
+    /// As in [`Mkdir`].
+    #[serde(default)]
+    pub key: String,
+}
+
+/// Let two nodes swap places.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Exchange {
+    /// One node and the revision that was seen.
+    pub a: (NodeId, i64),
+    /// The other.
+    pub b: (NodeId, i64),
+    /// As in [`Mkdir`].
+    #[serde(default)]
+    pub key: String,
+}
+
+/// Delete; a directory must be empty unless `tree` says otherwise.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Delete {
+    /// What.
+    pub node: NodeId,
+    /// The revision that was seen.
+    pub rev: i64,
+    /// Everything below it too.
+    #[serde(default)]
+    pub tree: bool,
+    /// As in [`Mkdir`].
+    #[serde(default)]
+    pub key: String,
+}
+
+/// Begin an upload. The room is reserved here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UploadBegin {
+    /// Chosen by the device, 16 to 64 letters and digits; beginning again with the same is harmless.
+    pub id: String,
+    /// Where a new file goes.
+    pub parent: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Replaces this node at this revision (`If-Match`), wherever it lies.
+    #[serde(default)]
+    pub replace: Option<(NodeId, i64)>,
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3 in hexadecimal, if known; checked at commit.
+    #[serde(default)]
+    pub hash: String,
+    /// Time of the last change.
+    pub mtime_ns: i64,
+    /// Whether it may be executed.
+    #[serde(default)]
+    pub exec: bool,
+}
+
+/// How far an upload is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UploadState {
+    /// Bytes that are there; go on from here.
+    pub offset: u64,
+}
+
+/// One of several operations in one request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum BatchOp {
+    /// Make a directory.
+    Mkdir(Mkdir),
+    /// Move.
+    Move(Move),
+    /// Swap.
+    Exchange(Exchange),
+    /// Delete.
+    Delete(Delete),
+}
+
+/// What became of one of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchReply {
+    /// As HTTP says it.
+    pub status: u16,
+    /// The node after the operation.
+    #[serde(default)]
+    pub node: Option<NodeInfo>,
+    /// Why not.
+    #[serde(default)]
+    pub error: String,
+}
+
+/// Sign in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Login {
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: String,
+    /// What the device calls itself; empty for a browser.
+    #[serde(default)]
+    pub device: String,
+}
+
+/// Signed in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoggedIn {
+    /// Goes into `Authorization: Bearer`.
+    pub token: String,
+    /// The device's number in the user's list.
+    pub device: String,
+}
+
+/// An old content of a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// The revision that had it.
+    pub rev: i64,
+    /// Bytes.
+    pub size: u64,
+    /// Time of the last change then.
+    pub mtime_ns: i64,
+    /// BLAKE3 in hexadecimal.
+    pub hash: String,
+    /// Milliseconds since 1970 when it was replaced.
+    pub at_ms: i64,
+}
+
+/// Put back an old version, or what lies in the trash.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Restore {
+    /// The file.
+    pub node: NodeId,
+    /// Which version; `None`: out of the trash.
+    #[serde(default)]
+    pub version: Option<i64>,
+}

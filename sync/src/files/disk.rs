@@ -1,0 +1,332 @@
+//! Real files. Every path is resolved by `openat2` beneath an open root without following any link
+//! (trap 18), and the roots are compared with what their paths name before each batch (trap 5).
+use super::{Area, At, Files, Listing, OWN_DIRS, Stat, What, name_of, parent_of};
+use crate::error::{Result, SyncError};
+use crate::rng;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
+use std::path::{Path, PathBuf};
+
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+const MARKER: &str = "marker";
+
+/// Files below two real directories.
+#[derive(Debug)]
+pub struct Disk {
+    tree: (PathBuf, OwnedFd),
+    own: (PathBuf, OwnedFd),
+    marker: String,
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SyncError::io(path.display().to_string(), e.into()))
+}
+
+impl Disk {
+    /// Opens both roots. `own` and its folders are made if they are missing; `tree` must be there.
+    /// `marker` is what `own/marker` must hold; `None` takes what is there or writes a new one.
+    ///
+    /// # Errors
+    /// I/O; [`SyncError::RootLost`] if the marker is another.
+    pub fn open(tree: &Path, own: &Path, marker: Option<&str>) -> Result<Self> {
+        let tree_fd = open_root(tree)?;
+        if marker.is_some() && !own.join(MARKER).exists() {
+            let why = format!("{} has no marker: is the disk mounted?", own.display());
+            return Err(SyncError::RootLost(why));
+        }
+        for dir in OWN_DIRS {
+            let dir = own.join(dir);
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| SyncError::io(dir.display().to_string(), e))?;
+        }
+        let mut disk = Self {
+            tree: (tree.to_owned(), tree_fd),
+            own: (own.to_owned(), open_root(own)?),
+            marker: String::new(),
+        };
+        disk.marker = match disk.read(At(Area::Own, MARKER), 0, 64) {
+            Ok(bytes) if !bytes.is_empty() => String::from_utf8_lossy(&bytes).into_owned(),
+            _ => {
+                let new = rng::hex(
+                    &rng::secret::<16>().map_err(|e| SyncError::io("random bytes", e))?,
+                );
+                disk.write(At(Area::Own, MARKER), 0, new.as_bytes())?;
+                disk.seal(At(Area::Own, MARKER), 32, 0, false)?;
+                disk.sync_dir(At(Area::Own, ""))?;
+                new
+            }
+        };
+        match marker {
+            Some(want) if want != disk.marker => Err(SyncError::RootLost(format!(
+                "{} is another folder than before",
+                tree.display()
+            ))),
+            _ => Ok(disk),
+        }
+    }
+
+    /// What tells this root from any other.
+    #[must_use]
+    pub fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    fn root(&self, area: Area) -> &OwnedFd {
+        match area {
+            Area::Tree => &self.tree.1,
+            Area::Own => &self.own.1,
+        }
+    }
+
+    fn what(&self, verb: &str, at: At) -> String {
+        let root = if at.0 == Area::Tree { &self.tree.0 } else { &self.own.0 };
+        format!("{verb} {}", root.join(at.1).display())
+    }
+
+    fn open_at(&self, verb: &str, at: At, flags: OFlags) -> Result<OwnedFd> {
+        let path = if at.1.is_empty() { "." } else { at.1 };
+        let mode = if flags.contains(OFlags::CREATE) {
+            Mode::from_raw_mode(0o644)
+        } else {
+            Mode::empty()
+        };
+        fs::openat2(self.root(at.0), path, flags | OFlags::CLOEXEC, mode, BENEATH)
+            .map_err(|e| SyncError::io(self.what(verb, at), e.into()))
+    }
+
+    /// The directory that holds `at`, and the name in it.
+    fn dir_of<'a>(&self, verb: &str, at: At<'a>) -> Result<(OwnedFd, &'a str)> {
+        let dir = self.open_at(verb, At(at.0, parent_of(at.1)), OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok((dir, name_of(at.1)))
+    }
+
+    fn renaming(&self, from: At, to: At, flags: RenameFlags) -> Result<()> {
+        let (a, a_name) = self.dir_of("rename", from)?;
+        let (b, b_name) = self.dir_of("rename to", to)?;
+        fs::renameat_with(a, a_name, b, b_name, flags)
+            .map_err(|e| SyncError::io(self.what("rename", from), e.into()))
+    }
+}
+
+fn to_stat(s: &fs::Stat) -> Stat {
+    let what = match fs::FileType::from_raw_mode(s.st_mode) {
+        fs::FileType::RegularFile => What::File,
+        fs::FileType::Directory => What::Dir,
+        _ => What::Other,
+    };
+    let ns = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+    Stat {
+        what,
+        size: u64::try_from(s.st_size).unwrap_or(0),
+        mtime_ns: ns(s.st_mtime, i64::try_from(s.st_mtime_nsec).unwrap_or(0)),
+        ctime_ns: ns(s.st_ctime, i64::try_from(s.st_ctime_nsec).unwrap_or(0)),
+        inode: s.st_ino,
+        exec: s.st_mode & 0o100 != 0,
+    }
+}
+
+fn absent(e: rustix::io::Errno) -> bool {
+    matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR)
+}
+
+impl Files for Disk {
+    fn check_root(&self) -> Result<()> {
+        for (path, fd) in [&self.tree, &self.own] {
+            let lost = |why: String| SyncError::RootLost(format!("{}: {why}", path.display()));
+            let held = fs::fstat(fd).map_err(|e| lost(e.to_string()))?;
+            let named = fs::stat(path.as_path()).map_err(|e| lost(e.to_string()))?;
+            if (held.st_dev, held.st_ino) != (named.st_dev, named.st_ino) {
+                return Err(lost("another directory is there now".into()));
+            }
+        }
+        let found = self.read(At(Area::Own, MARKER), 0, 64).unwrap_or_default();
+        if found != self.marker.as_bytes() {
+            return Err(SyncError::RootLost(format!("{}: marker gone", self.own.0.display())));
+        }
+        Ok(())
+    }
+
+    fn stat(&self, at: At) -> Result<Option<Stat>> {
+        let (dir, name) = match self.dir_of("look at", at) {
+            Ok(found) => found,
+            Err(SyncError::Io { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) =>
+            {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let (name, flags) = if name.is_empty() {
+            ("", AtFlags::EMPTY_PATH)
+        } else {
+            (name, AtFlags::SYMLINK_NOFOLLOW)
+        };
+        match fs::statat(&dir, name, flags) {
+            Ok(s) => Ok(Some(to_stat(&s))),
+            Err(e) if absent(e) => Ok(None),
+            Err(e) => Err(SyncError::io(self.what("look at", at), e.into())),
+        }
+    }
+
+    fn list(&self, at: At) -> Result<Listing> {
+        let fd = self.open_at("list", at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let fail = |e: rustix::io::Errno| SyncError::io(self.what("list", at), e.into());
+        let mut out = Listing::default();
+        for entry in fs::Dir::read_from(&fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let raw = entry.file_name();
+            if matches!(raw.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match raw.to_str() {
+                Ok(name) => match fs::statat(fd.as_fd(), raw, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(s) => out.entries.push((name.to_owned(), to_stat(&s))),
+                    Err(e) if absent(e) => {}
+                    Err(e) => return Err(fail(e)),
+                },
+                Err(_) => out.skipped.push(raw.to_string_lossy().into_owned()),
+            }
+        }
+        out.entries.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(out)
+    }
+
+    fn read(&self, at: At, pos: u64, len: usize) -> Result<Vec<u8>> {
+        let fd = self.open_at("read", at, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let mut out = vec![0; len];
+        let mut have = 0;
+        while let Some(room) = out.get_mut(have..).filter(|r| !r.is_empty()) {
+            match rustix::io::pread(&fd, room, pos + have as u64) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(SyncError::io(self.what("read", at), e.into())),
+            }
+        }
+        out.truncate(have);
+        Ok(out)
+    }
+
+    fn write(&self, at: At, pos: u64, bytes: &[u8]) -> Result<()> {
+        let fd = self.open_at("write", at, OFlags::WRONLY | OFlags::CREATE)?;
+        let mut rest = bytes;
+        let mut pos = pos;
+        while !rest.is_empty() {
+            match rustix::io::pwrite(&fd, rest, pos) {
+                Ok(n) => {
+                    rest = rest.get(n..).unwrap_or_default();
+                    pos += n as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(SyncError::io(self.what("write", at), e.into())),
+            }
+        }
+        Ok(())
+    }
+
+    fn seal(&self, at: At, len: u64, mtime_ns: i64, exec: bool) -> Result<()> {
+        let fd = self.open_at("finish", at, OFlags::WRONLY | OFlags::CREATE)?;
+        let fail = |e: rustix::io::Errno| SyncError::io(self.what("finish", at), e.into());
+        let mode = fs::fstat(&fd).map_err(fail)?.st_mode & 0o666;
+        let mode = if exec { mode | ((mode & 0o444) >> 2) } else { mode };
+        fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(fail)?;
+        fs::ftruncate(&fd, len).map_err(fail)?;
+        let time = Timespec {
+            tv_sec: mtime_ns.div_euclid(1_000_000_000),
+            tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
+        };
+        fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time })
+            .map_err(fail)?;
+        fs::fsync(&fd).map_err(fail)
+    }
+
+    fn mkdir(&self, at: At) -> Result<()> {
+        let (dir, name) = self.dir_of("make", at)?;
+        fs::mkdirat(dir, name, Mode::from_raw_mode(0o755))
+            .map_err(|e| SyncError::io(self.what("make", at), e.into()))
+    }
+
+    fn rename(&self, from: At, to: At) -> Result<()> {
+        self.renaming(from, to, RenameFlags::NOREPLACE)
+    }
+
+    fn exchange(&self, a: At, b: At) -> Result<()> {
+        self.renaming(a, b, RenameFlags::EXCHANGE)
+    }
+
+    fn remove_file(&self, at: At) -> Result<()> {
+        let (dir, name) = self.dir_of("remove", at)?;
+        match fs::unlinkat(dir, name, AtFlags::empty()) {
+            Err(e) if !absent(e) => Err(SyncError::io(self.what("remove", at), e.into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_dir(&self, at: At) -> Result<()> {
+        let (dir, name) = self.dir_of("remove", at)?;
+        match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(e) if !absent(e) => Err(SyncError::io(self.what("remove", at), e.into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync_dir(&self, at: At) -> Result<()> {
+        let fd = self.open_at("sync", at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        fs::fsync(fd).map_err(|e| SyncError::io(self.what("sync", at), e.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap18_nothing_leads_out_of_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, own) = (dir.path().join("tree"), dir.path().join("own"));
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(dir.path().join("secret"), "s").unwrap();
+        std::os::unix::fs::symlink(dir.path(), tree.join("link")).unwrap();
+        std::os::unix::fs::symlink("../secret", tree.join("file")).unwrap();
+        let disk = Disk::open(&tree, &own, None).unwrap();
+        for path in ["../secret", "link/secret", "file", "/etc/passwd", "x/../../secret"] {
+            assert!(disk.read(At(Area::Tree, path), 0, 9).is_err(), "read {path}");
+            assert!(disk.write(At(Area::Tree, path), 0, b"x").is_err(), "write {path}");
+        }
+        assert_eq!(disk.stat(At(Area::Tree, "file")).unwrap().unwrap().what, What::Other);
+        assert_eq!(std::fs::read(dir.path().join("secret")).unwrap(), b"s");
+    }
+
+    #[test]
+    fn trap5_a_root_that_vanished_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, own) = (dir.path().join("tree"), dir.path().join("tree/.own"));
+        std::fs::create_dir(&tree).unwrap();
+        let disk = Disk::open(&tree, &own, None).unwrap();
+        disk.check_root().unwrap();
+        std::fs::rename(&tree, dir.path().join("away")).unwrap();
+        std::fs::create_dir(&tree).unwrap(); // an empty mount point
+        assert!(matches!(disk.check_root(), Err(SyncError::RootLost(_))));
+        let again = Disk::open(&tree, &own, Some(disk.marker()));
+        assert!(matches!(again, Err(SyncError::RootLost(_))), "{again:?}");
+    }
+
+    #[test]
+    fn times_modes_and_renames_are_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), &dir.path().join("own"), None).unwrap();
+        let (a, b) = (At(Area::Tree, "a"), At(Area::Own, "tmp/b"));
+        disk.write(a, 0, b"hello").unwrap();
+        disk.seal(a, 5, -1_500_000_000, true).unwrap();
+        let s = disk.stat(a).unwrap().unwrap();
+        assert_eq!((s.size, s.mtime_ns, s.exec), (5, -1_500_000_000, true));
+        disk.write(b, 0, b"other").unwrap();
+        assert!(disk.rename(b, a).is_err(), "a rename never replaces");
+        disk.exchange(a, b).unwrap();
+        assert_eq!(disk.read(a, 1, 3).unwrap(), b"the");
+        assert_eq!(super::super::hash(&disk, b).unwrap().0, *blake3::hash(b"hello").as_bytes());
+    }
+}
