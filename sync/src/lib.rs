@@ -1,5 +1,6 @@
 //! The thin sync service.
 pub mod api;
+pub mod device;
 pub mod error;
 pub mod files;
 pub mod names;

@@ -29,6 +29,7 @@ struct Inner {
     fuel: Option<u64>,
     full_one_in: u64,
     mounted: bool,
+    vanish: Option<u64>,
 }
 
 /// Files in memory; clones share them.
@@ -46,6 +47,11 @@ fn errno(code: i32, at: At) -> SyncError {
 impl Inner {
     fn step(&mut self) -> Result<()> {
         self.clock += 1;
+        match &mut self.vanish {
+            Some(0) => self.mounted = false,
+            Some(n) => *n -= 1,
+            None => {}
+        }
         match &mut self.fuel {
             Some(0) => Err(SyncError::Crash),
             Some(n) => {
@@ -116,6 +122,7 @@ impl Mem {
             fuel: None,
             full_one_in: 0,
             mounted: true,
+            vanish: None,
         };
         for dir in ["T", "O", "O/tmp", "O/versions", "O/trash", "O/foreign"] {
             inner.make(dir.to_owned(), true);
@@ -133,9 +140,22 @@ impl Mem {
         self.0.lock().full_one_in = n;
     }
 
-    /// Unmounts or mounts: without, the root is an empty folder.
-    pub fn mount(&self, mounted: bool) {
-        self.0.lock().mounted = mounted;
+    /// Unmounts after so many more calls: the root is an empty folder then. `None`: mounts again.
+    pub fn vanish_after(&self, calls: Option<u64>) {
+        let mut inner = self.0.lock();
+        inner.vanish = calls;
+        inner.mounted = true;
+    }
+
+    /// Lets time pass for the files.
+    pub fn advance(&self, ns: i64) {
+        self.0.lock().clock += ns;
+    }
+
+    /// The time of the files.
+    #[must_use]
+    pub fn now_ns(&self) -> i64 {
+        self.0.lock().clock
     }
 
     /// The power goes: unsynced bytes are lost, wholly or in part.
@@ -193,6 +213,7 @@ impl Mem {
             fuel: None,
             full_one_in: inner.full_one_in,
             mounted: true,
+            vanish: None,
         })))
     }
 }

@@ -1,0 +1,286 @@
+//! What the device remembers: the server's table as last heard, and the state that both sides last
+//! agreed on with the signature of each local file then. Observations only, never planned work.
+use crate::api::NodeInfo;
+use crate::error::Result;
+use crate::files::Stat;
+use crate::tree::{Content, Entry, Key, Kind, NodeId, Tree};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+
+/// How a local file looked when its hash was taken; another signature means: hash it again. An inode of
+/// 0 fits nothing (trap 2: what changed within the last second is hashed again).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signature {
+    /// Bytes.
+    pub size: u64,
+    /// Time of the last change of the bytes.
+    pub mtime_ns: i64,
+    /// Time of the last change of anything; 0: not to be trusted.
+    pub ctime_ns: i64,
+    /// The inode.
+    pub inode: u64,
+}
+
+impl Signature {
+    /// Of what lies there now.
+    #[must_use]
+    pub fn of(stat: &Stat) -> Self {
+        Self {
+            size: stat.size,
+            mtime_ns: stat.mtime_ns,
+            ctime_ns: stat.ctime_ns,
+            inode: stat.inode,
+        }
+    }
+}
+
+/// A download that is about to be swapped with the file in place.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    /// Its name below `tmp/`.
+    pub tmp: String,
+    /// Its inode.
+    pub inode: u64,
+    /// What it is swapped with.
+    pub path: String,
+    /// What that must have held.
+    pub hash: [u8; 32],
+}
+
+/// The device's database.
+#[derive(Debug)]
+pub struct Base {
+    db: Connection,
+}
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS text (k TEXT PRIMARY KEY, v TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS remote (id INTEGER PRIMARY KEY, info TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS base (
+    id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL,
+    hash BLOB NOT NULL, exec INTEGER NOT NULL, rev INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS swap (
+    tmp TEXT PRIMARY KEY, inode INTEGER NOT NULL, path TEXT NOT NULL, hash BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS upload (what TEXT PRIMARY KEY, id TEXT NOT NULL);
+";
+
+/// The agreed state in memory.
+pub type Agreed = (Tree, HashMap<NodeId, Signature>);
+
+impl Base {
+    /// Opens it, with its tables made.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn open(db: Connection) -> Result<Self> {
+        db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA locking_mode = EXCLUSIVE;")?;
+        db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        db.execute_batch(TABLES)?;
+        Ok(Self { db })
+    }
+
+    /// Gives the connection back, as a process leaves it when it ends.
+    #[must_use]
+    pub fn into_db(self) -> Connection {
+        self.db
+    }
+
+    /// The history and revision heard last.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn cursor(&self) -> Result<(String, i64)> {
+        let text = |k: &str| -> Result<Option<String>> {
+            let mut q = self.db.prepare_cached("SELECT v FROM text WHERE k = ?1")?;
+            Ok(q.query_row([k], |r| r.get(0)).optional()?)
+        };
+        let rev = text("cursor")?.and_then(|v| v.parse().ok()).unwrap_or(0);
+        Ok((text("epoch")?.unwrap_or_default(), rev))
+    }
+
+    /// Takes in what the server said, and up to where.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn heard(&mut self, epoch: &str, next: i64, nodes: &[NodeInfo]) -> Result<()> {
+        let tx = self.db.transaction()?;
+        for node in nodes {
+            if node.deleted {
+                tx.prepare_cached("DELETE FROM remote WHERE id = ?1")?.execute([node.id])?;
+            } else {
+                let info = serde_json::to_string(node).unwrap_or_default();
+                tx.prepare_cached("INSERT OR REPLACE INTO remote VALUES (?1, ?2)")?
+                    .execute(params![node.id, info])?;
+            }
+        }
+        for (k, v) in [("epoch", epoch.to_owned()), ("cursor", next.to_string())] {
+            tx.execute("INSERT OR REPLACE INTO text VALUES (?1, ?2)", [k, v.as_str()])?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// The server's history is another one, or this device was away too long: forget what was agreed,
+    /// so that both sides are united and nothing is deleted (traps 7, 8, 9).
+    ///
+    /// # Errors
+    /// Database.
+    pub fn begin_anew(&mut self) -> Result<()> {
+        self.db.execute_batch(
+            "BEGIN; DELETE FROM remote; DELETE FROM base; DELETE FROM upload; DELETE FROM text; COMMIT;",
+        )?;
+        Ok(())
+    }
+
+    /// The server's table.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn remote(&self) -> Result<HashMap<NodeId, NodeInfo>> {
+        let mut q = self.db.prepare_cached("SELECT info FROM remote")?;
+        let rows = q.query_map([], |r| r.get::<_, String>(0))?;
+        let mut out = HashMap::new();
+        for text in rows {
+            if let Ok(node) = serde_json::from_str::<NodeInfo>(&text?) {
+                out.insert(node.id, node);
+            }
+        }
+        Ok(out)
+    }
+
+    /// What both sides agreed on.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn agreed(&self) -> Result<Agreed> {
+        let mut q = self.db.prepare_cached(
+            "SELECT id, parent, name, kind, hash, exec, rev, size, mtime_ns, ctime_ns, inode FROM base",
+        )?;
+        let mut rows = q.query([])?;
+        let (mut tree, mut signatures) = (Tree::new(), HashMap::new());
+        while let Some(r) = rows.next()? {
+            let id = r.get(0)?;
+            let kind = if r.get::<_, i64>(3)? == 1 { Kind::Dir } else { Kind::File };
+            let content = Content { hash: r.get(4)?, exec: r.get(5)? };
+            let (parent, name, rev) = (Key::Node(r.get(1)?), r.get(2)?, r.get(6)?);
+            tree.put(Key::Node(id), Entry { parent, name, kind, content, rev });
+            let number = |i| -> rusqlite::Result<u64> {
+                Ok(u64::try_from(r.get::<_, i64>(i)?).unwrap_or(0))
+            };
+            let signature = Signature {
+                size: number(7)?,
+                mtime_ns: r.get(8)?,
+                ctime_ns: r.get(9)?,
+                inode: r.get::<_, i64>(10)? as u64,
+            };
+            signatures.insert(id, signature);
+        }
+        Ok((tree, signatures))
+    }
+
+    /// Both sides agree on this now, and `drop` is no more. Called after the write is durable.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn agree(&mut self, id: NodeId, e: &Entry, sig: Signature, drop: Option<NodeId>) -> Result<()> {
+        let parent = if let Key::Node(p) = e.parent { p } else { 0 };
+        let tx = self.db.transaction()?;
+        if let Some(old) = drop {
+            tx.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([old])?;
+        }
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            id,
+            parent,
+            e.name,
+            i64::from(e.kind == Kind::Dir),
+            e.content.hash,
+            e.content.exec,
+            e.rev,
+            i64::try_from(sig.size).unwrap_or(i64::MAX),
+            sig.mtime_ns,
+            sig.ctime_ns,
+            sig.inode as i64
+        ])?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Gone on both sides.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn forget(&mut self, id: NodeId) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    /// From now on the local file is not known by its inode.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn detach(&mut self, id: NodeId) -> Result<()> {
+        self.db.prepare_cached("UPDATE base SET inode = 0 WHERE id = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    /// Notes a swap before it is made.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn swap_begin(&mut self, s: &Swap) -> Result<()> {
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO swap VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![s.tmp, s.inode as i64, s.path, s.hash])?;
+        Ok(())
+    }
+
+    /// A swap is over, one way or the other.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn swap_end(&mut self, tmp: &str) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM swap WHERE tmp = ?1")?.execute([tmp])?;
+        Ok(())
+    }
+
+    /// Swaps that were noted and not ended.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn swaps(&self) -> Result<Vec<Swap>> {
+        let mut q = self.db.prepare_cached("SELECT tmp, inode, path, hash FROM swap")?;
+        let rows = q.query_map([], |r| {
+            let inode = r.get::<_, i64>(1)? as u64;
+            Ok(Swap { tmp: r.get(0)?, inode, path: r.get(2)?, hash: r.get(3)? })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The id of an upload of `what` that was begun, so that it goes on after a restart.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn upload_id(&self, what: &str) -> Result<Option<String>> {
+        let mut q = self.db.prepare_cached("SELECT id FROM upload WHERE what = ?1")?;
+        Ok(q.query_row([what], |r| r.get(0)).optional()?)
+    }
+
+    /// Remembers or (with `None`) forgets it.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn set_upload_id(&mut self, what: &str, id: Option<&str>) -> Result<()> {
+        match id {
+            Some(id) => self
+                .db
+                .prepare_cached("INSERT OR REPLACE INTO upload VALUES (?1, ?2)")?
+                .execute([what, id])?,
+            None => self.db.prepare_cached("DELETE FROM upload WHERE what = ?1")?.execute([what])?,
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! One pass: fetch, scan, plan, carry out, plan again. See the module for the order and [`crate::plan`]
+//! for the rules.
+//!
+//! | an operation ends with | then |
+//! |---|---|
+//! | done | note it in the trees and the base, plan again |
+//! | stale, taken, not found, damaged on the way | fetch and scan again (a few times), then report |
+//! | no room, not taken, I/O | report it with its path, go on with the others |
+//! | server not reached, signed out, root lost | the pass ends; nothing is remembered of it |
+use super::Remote;
+use super::base::{Base, Signature};
+use super::scan::{Scan, scan};
+use crate::api::NodeInfo;
+use crate::error::{Result, SyncError};
+use crate::files::{Area, At, Files, Stat, join};
+use crate::plan::{Names, Op, brakes, plan};
+use crate::tree::{Entry, Key, NodeId, ROOT, Tree};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// So often a pass looks again before it reports what does not stand still.
+const LOOKS_MAX: usize = 8;
+/// So many rounds one look may take.
+const ROUNDS_MAX: usize = 1_000;
+
+/// What a pass did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Files and directories brought here, moved here or deleted here.
+    pub down: usize,
+    /// The same at the server.
+    pub up: usize,
+    /// Bytes fetched.
+    pub bytes_down: u64,
+    /// Bytes sent.
+    pub bytes_up: u64,
+    /// Conflict copies that were made.
+    pub conflicts: Vec<String>,
+    /// What is not synchronised, and why.
+    pub skipped: Vec<String>,
+    /// What failed, and why.
+    pub problems: Vec<String>,
+}
+
+/// A device's engine.
+pub struct Engine {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) base: Base,
+    pub(super) names: Names,
+    pub(super) now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
+    pub(super) nonce: Box<dyn FnMut() -> u64 + Send>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// The three trees while a pass goes on.
+pub(super) struct Pass<'a> {
+    pub e: &'a mut Engine,
+    pub net: &'a mut dyn Remote,
+    pub l: Tree,
+    pub r: Tree,
+    pub s: Tree,
+    pub stats: HashMap<Key, Stat>,
+    pub infos: HashMap<NodeId, NodeInfo>,
+    pub signatures: HashMap<NodeId, Signature>,
+    pub cursor: i64,
+    pub report: &'a mut Report,
+}
+
+impl Engine {
+    /// A device over `files` that remembers in `base`. `nonce` gives numbers that no two requests share.
+    pub fn new(
+        files: Arc<dyn Files>,
+        base: Base,
+        names: Names,
+        now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
+        nonce: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Self {
+        Self { files, base, names, now_ns, nonce }
+    }
+
+    /// Gives the base back, as a process leaves it when it ends.
+    #[must_use]
+    pub fn into_base(self) -> Base {
+        self.base
+    }
+
+    /// Sets the date for the names of conflict copies.
+    pub fn set_date(&mut self, date: String) {
+        self.names.date = date;
+    }
+
+    /// Brings folder and server in step. `allow_deletes` releases the brake once.
+    ///
+    /// # Errors
+    /// What ends a pass: see the table above; [`SyncError::Brake`] before anything was done.
+    pub fn pass(&mut self, net: &mut dyn Remote, allow_deletes: bool) -> Result<Report> {
+        let mut report = Report::default();
+        let mut failed: HashSet<String> = HashSet::new();
+        let mut last = String::new();
+        for _ in 0..LOOKS_MAX {
+            self.files.check_root()?;
+            self.recover()?;
+            self.fetch(net)?;
+            match self.look(net, allow_deletes, &mut report, &mut failed)? {
+                None => return Ok(report),
+                Some(why) => last = why,
+            }
+        }
+        report.problems.push(format!("does not stand still: {last}"));
+        Ok(report)
+    }
+
+    fn fetch(&mut self, net: &mut dyn Remote) -> Result<()> {
+        loop {
+            let (epoch, since) = self.base.cursor()?;
+            match net.changes(&epoch, since) {
+                Ok(changes) => {
+                    if !epoch.is_empty() && changes.epoch != epoch {
+                        self.base.begin_anew()?;
+                        continue;
+                    }
+                    self.base.heard(&changes.epoch, changes.next, &changes.nodes)?;
+                    if !changes.more {
+                        return Ok(());
+                    }
+                }
+                Err(SyncError::Epoch) if !epoch.is_empty() => self.base.begin_anew()?,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Scans and works until nothing is left (`None`), or until something turned out to be stale.
+    fn look(
+        &mut self,
+        net: &mut dyn Remote,
+        allow_deletes: bool,
+        report: &mut Report,
+        failed: &mut HashSet<String>,
+    ) -> Result<Option<String>> {
+        let agreed = self.base.agreed()?;
+        let Scan { tree, stats, skipped, held, damaged, rehashed } = scan(&*self.files, &agreed)?;
+        // The folder may have vanished while it was scanned (trap 5).
+        self.files.check_root()?;
+        report.skipped = skipped;
+        let infos = self.base.remote()?;
+        let mut r = Tree::new();
+        for (id, info) in infos.iter().filter(|(id, _)| **id != ROOT) {
+            r.put(Key::Node(*id), info.entry());
+        }
+        let cursor = self.base.cursor()?.1;
+        let (s, signatures) = agreed;
+        let mut p =
+            Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, report };
+        p.clear_tmp()?;
+        p.refresh(&rehashed)?;
+        for id in damaged {
+            match p.repair(id) {
+                Err(e) if e.is_stale() => return Ok(Some(e.to_string())),
+                other => other?,
+            }
+        }
+        for round in 0..ROUNDS_MAX {
+            let mut ops = plan(&p.l, &p.r, &p.s, &p.e.names);
+            ops.retain(|op| {
+                let key = p.key_of(op);
+                !held.contains(&key) && (failed.is_empty() || !failed.contains(&p.label(key)))
+            });
+            if round == 0 && !allow_deletes && brakes(&ops, p.s.len()) {
+                let deletes = ops.iter().filter(|op| op.is_delete()).count();
+                return Err(SyncError::Brake(deletes, p.s.len()));
+            }
+            if ops.is_empty() {
+                return Ok(None);
+            }
+            for op in &ops {
+                match p.carry_out(op) {
+                    Ok(()) => {}
+                    Err(e) if e.is_stale() => return Ok(Some(e.to_string())),
+                    Err(SyncError::Damaged(why)) => return Ok(Some(why)),
+                    Err(
+                        e @ (SyncError::Full(_) | SyncError::Invalid(_) | SyncError::Io { .. }),
+                    ) => {
+                        let label = p.label(p.key_of(op));
+                        p.report.problems.push(format!("{label}: {e}"));
+                        failed.insert(label);
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(Some(format!("{ROUNDS_MAX} rounds")))
+    }
+}
+
+impl Pass<'_> {
+    fn key_of(&self, op: &Op) -> Key {
+        match op {
+            Op::Aside { key, .. } | Op::MkdirRemote { key } | Op::Upload { key, .. } => *key,
+            Op::Adopt { local, .. } => *local,
+            Op::Advance { node }
+            | Op::Forget { node }
+            | Op::MoveLocal { node, .. }
+            | Op::MkdirLocal { node }
+            | Op::Download { node }
+            | Op::MoveRemote { node, .. }
+            | Op::DeleteLocal { node }
+            | Op::DeleteRemote { node, .. } => Key::Node(*node),
+            Op::ExchangeRemote { a, .. } => Key::Node(a.0),
+        }
+    }
+
+    /// A name for an entry that is the same in the next scan.
+    fn label(&self, key: Key) -> String {
+        self.l.path(key).or_else(|| self.r.path(key)).unwrap_or_default()
+    }
+
+    /// Drops what was begun to be fetched and is not wanted any more.
+    fn clear_tmp(&mut self) -> Result<()> {
+        for (name, _) in self.e.files.list(At(Area::Own, "tmp"))?.entries {
+            let wanted = name.strip_prefix('d').and_then(|n| n.split_once('x')).is_some_and(
+                |(id, rev)| {
+                    let info = id.parse().ok().and_then(|id: NodeId| self.infos.get(&id));
+                    info.is_some_and(|i| i.rev.to_string() == rev)
+                },
+            );
+            if !wanted {
+                self.e.files.remove_file(At(Area::Own, &join("tmp", &name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that were hashed again and are as agreed: their signature now is worth remembering.
+    fn refresh(&mut self, rehashed: &[NodeId]) -> Result<()> {
+        for id in rehashed {
+            let key = Key::Node(*id);
+            let (Some(l), Some(s)) = (self.l.get(key), self.s.get(key).cloned()) else { continue };
+            if l.same_content(&s) {
+                let sig = match self.signature(key) {
+                    Err(e) if e.is_stale() => continue,
+                    other => other?,
+                };
+                if sig.ctime_ns != 0 {
+                    self.e.base.agree(*id, &s, sig, None)?;
+                    self.signatures.insert(*id, sig);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::Advance { node } => {
+                let e = self.entry(&self.r, Key::Node(*node))?;
+                self.agree(*node, e, None)
+            }
+            Op::Adopt { local, node } => self.adopt(*local, *node),
+            Op::Forget { node } => {
+                self.s.remove(Key::Node(*node));
+                self.e.base.forget(*node)
+            }
+            Op::Aside { key, name, detach } => self.aside(*key, name, *detach),
+            Op::MoveLocal { node, parent, name } => self.move_local(*node, *parent, name),
+            Op::MkdirLocal { node } => self.mkdir_local(*node),
+            Op::Download { node } => self.download(*node, true),
+            Op::DeleteLocal { node } => self.delete_local(*node),
+            Op::MkdirRemote { key } => self.mkdir_remote(*key),
+            Op::Upload { key, replace } => self.upload(*key, *replace),
+            Op::MoveRemote { node, rev } => self.move_remote(*node, *rev),
+            Op::ExchangeRemote { a, b } => self.exchange_remote(*a, *b),
+            Op::DeleteRemote { node, rev } => self.delete_remote(*node, *rev),
+        }
+    }
+
+    pub(super) fn entry(&self, tree: &Tree, key: Key) -> Result<Entry> {
+        tree.get(key).cloned().ok_or_else(|| SyncError::Stale(format!("{key:?} is gone")))
+    }
+
+    pub(super) fn path(&self, key: Key) -> Result<String> {
+        self.l.path(key).ok_or_else(|| SyncError::Stale(format!("{key:?} is not here")))
+    }
+
+    /// Looks at a local entry again; its signature, if it is fit to be remembered.
+    pub(super) fn signature(&mut self, key: Key) -> Result<Signature> {
+        let path = self.path(key)?;
+        let Some(stat) = self.e.files.stat(At(Area::Tree, &path))? else {
+            return Err(SyncError::Stale(format!("{path} is gone")));
+        };
+        let mut sig = Signature::of(&stat);
+        // The same bytes that were hashed?
+        let seen = self.stats.get(&key).map(Signature::of);
+        let same = seen.is_some_and(|s| Signature { ctime_ns: sig.ctime_ns, ..s } == sig);
+        if !same || (self.e.now_ns)() - stat.ctime_ns < 1_000_000_000 {
+            sig.ctime_ns = 0;
+        }
+        self.stats.insert(key, stat);
+        Ok(sig)
+    }
+
+    /// Both sides agree on `entry` for `node`: base and tree take it.
+    pub(super) fn agree(&mut self, node: NodeId, entry: Entry, drop: Option<NodeId>) -> Result<()> {
+        let sig = self.signature(Key::Node(node))?;
+        self.e.base.agree(node, &entry, sig, drop)?;
+        self.signatures.insert(node, sig);
+        self.s.put(Key::Node(node), entry);
+        Ok(())
+    }
+
+    /// A local entry turns out to be a node of the server.
+    pub(super) fn rekey(&mut self, from: Key, node: NodeId) -> Option<NodeId> {
+        let to = Key::Node(node);
+        if from == to {
+            return None;
+        }
+        if let Some(e) = self.l.remove(from) {
+            self.l.put(to, e);
+        }
+        for k in self.l.children(from).collect::<Vec<_>>() {
+            if let Some(mut e) = self.l.remove(k) {
+                e.parent = to;
+                self.l.put(k, e);
+            }
+        }
+        if let Some(stat) = self.stats.remove(&from) {
+            self.stats.insert(to, stat);
+        }
+        self.s.remove(from);
+        match from {
+            Key::Node(old) => Some(old),
+            Key::New(_) => None,
+        }
+    }
+
+    fn adopt(&mut self, local: Key, node: NodeId) -> Result<()> {
+        let mut e = self.entry(&self.r, Key::Node(node))?;
+        e.name = self.entry(&self.l, local)?.name;
+        let old = self.rekey(local, node);
+        self.agree(node, e, old)
+    }
+}

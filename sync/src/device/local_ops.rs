@@ -1,0 +1,330 @@
+//! Operations on the folder. Before a file is replaced or deleted it is compared with what was scanned,
+//! and what was taken out is compared again, by its hash (trap 3): an edit that nobody has seen yet is
+//! put back or becomes a conflict copy.
+//!
+//! | download over a file: state | crash there |
+//! |---|---|
+//! | bytes to `tmp/`, hash checked, synced | the rest of it is fetched next time, or all |
+//! | swap noted in the base | note without swap: struck out |
+//! | swapped | the old bytes are checked: as agreed, dropped; else they come back as a conflict copy |
+//! | old bytes checked and dropped, note struck out, base advanced | done; without the base: both equal |
+use super::base::{Signature, Swap};
+use super::engine::{Engine, Pass};
+use crate::error::{Result, SyncError};
+use crate::files::{self, Area, At, join, name_of, parent_of};
+use crate::names;
+use crate::rng::hex;
+use crate::tree::{Entry, Key, Kind, NodeId};
+
+fn stale(path: &str) -> SyncError {
+    SyncError::Stale(format!("{path} changed while it was worked on"))
+}
+
+/// Whether two looks saw the same bytes; a rename between them changes only the ctime.
+fn same_bytes(a: &files::Stat, b: &files::Stat) -> bool {
+    (a.what, a.size, a.mtime_ns, a.inode) == (b.what, b.size, b.mtime_ns, b.inode)
+}
+
+/// A rename whose target is there, or whose directory went, is stale, not an error.
+fn renamed(result: Result<()>) -> Result<()> {
+    match result {
+        Err(SyncError::Io { what, source })
+            if matches!(
+                source.raw_os_error(),
+                Some(
+                    libc::EEXIST | libc::ENOENT | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR
+                )
+            ) =>
+        {
+            Err(SyncError::Stale(format!("{what}: {source}")))
+        }
+        other => other,
+    }
+}
+
+impl Engine {
+    /// Finishes what a crash left in `tmp/`: nothing that was taken out of the folder is dropped unless
+    /// it is what both sides agreed on.
+    pub(super) fn recover(&mut self) -> Result<()> {
+        for swap in self.base.swaps()? {
+            let at = At(Area::Own, &swap.tmp);
+            let there = self.files.stat(At(Area::Tree, &swap.path))?;
+            if there.is_some_and(|s| s.inode == swap.inode) && self.files.stat(at)?.is_some() {
+                let (hash, _) = files::hash(&*self.files, at)?;
+                if hash != swap.hash {
+                    self.give_back(&swap.tmp, &swap.path)?;
+                }
+            } else if let Some(s) = self.files.stat(at)?
+                && s.inode != swap.inode
+            {
+                // Swapped, and then the file was replaced or moved by somebody else.
+                let (hash, _) = files::hash(&*self.files, at)?;
+                if hash != swap.hash {
+                    self.give_back(&swap.tmp, &swap.path)?;
+                }
+            }
+            self.files.remove_file(at)?;
+            self.base.swap_end(&swap.tmp)?;
+        }
+        for (name, stat) in self.files.list(At(Area::Own, "tmp"))?.entries {
+            let tmp = join("tmp", &name);
+            // `x<hash>-<name>` was taken out of the folder to be deleted.
+            let Some((hash, was)) = name.strip_prefix('x').and_then(|n| n.split_once('-')) else {
+                continue;
+            };
+            if stat.what == files::What::File
+                && hex(&files::hash(&*self.files, At(Area::Own, &tmp))?.0) != hash
+            {
+                self.give_back(&tmp, was)?;
+            }
+            self.files.remove_file(At(Area::Own, &tmp))?;
+        }
+        Ok(())
+    }
+
+    /// Puts bytes that nobody else has back into the folder under a conflict name.
+    fn give_back(&mut self, tmp: &str, path: &str) -> Result<()> {
+        let dir = match self.files.stat(At(Area::Tree, parent_of(path)))? {
+            Some(s) if s.what == files::What::Dir => parent_of(path),
+            _ => "",
+        };
+        for nth in 1.. {
+            let name =
+                names::conflict(name_of(path), &self.names.device, &self.names.date, nth);
+            let to = join(dir, &name);
+            if self.files.stat(At(Area::Tree, &to))?.is_none() {
+                self.files.rename(At(Area::Own, tmp), At(Area::Tree, &to))?;
+                return self.files.sync_dir(At(Area::Tree, dir));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pass<'_> {
+    /// The tree path where the server has a node, by the local names of its directories.
+    fn server_path(&self, e: &Entry) -> Result<String> {
+        Ok(join(&self.path(e.parent)?, &e.name))
+    }
+
+    pub(super) fn mkdir_local(&mut self, node: NodeId) -> Result<()> {
+        let e = self.entry(&self.r, Key::Node(node))?;
+        let path = self.server_path(&e)?;
+        renamed(self.e.files.mkdir(At(Area::Tree, &path)))?;
+        self.e.files.sync_dir(At(Area::Tree, parent_of(&path)))?;
+        self.l.put(Key::Node(node), e.clone());
+        self.report.down += 1;
+        self.agree(node, e, None)
+    }
+
+    pub(super) fn move_local(&mut self, node: NodeId, parent: Key, name: &str) -> Result<()> {
+        let key = Key::Node(node);
+        let (from, to) = (self.path(key)?, join(&self.path(parent)?, name));
+        self.expect_scanned(key, &from)?;
+        renamed(self.e.files.rename(At(Area::Tree, &from), At(Area::Tree, &to)))?;
+        self.e.files.sync_dir(At(Area::Tree, parent_of(&from)))?;
+        self.e.files.sync_dir(At(Area::Tree, parent_of(&to)))?;
+        let mut l = self.entry(&self.l, key)?;
+        (l.parent, l.name) = (parent, name.to_owned());
+        self.l.put(key, l.clone());
+        let r = self.entry(&self.r, key)?;
+        self.report.down += 1;
+        if !r.same_place(&l) {
+            return Ok(());
+        }
+        let mut s = self.s.get(key).cloned().unwrap_or_else(|| r.clone());
+        (s.parent, s.name) = (r.parent, r.name);
+        if l.same_content(&s) {
+            return self.agree(node, s, None);
+        }
+        // Its bytes are not agreed on: the signature must not say so.
+        let sig = self.signatures.get(&node).copied().unwrap_or_default();
+        self.e.base.agree(node, &s, sig, None)?;
+        self.s.put(key, s);
+        Ok(())
+    }
+
+    pub(super) fn aside(&mut self, key: Key, name: &str, detach: bool) -> Result<()> {
+        let from = self.path(key)?;
+        let to = join(parent_of(&from), name);
+        self.expect_scanned(key, &from)?;
+        if let (Key::Node(id), true) = (key, detach) {
+            // First, so that no scan takes the copy for the node.
+            self.e.base.detach(id)?;
+        }
+        renamed(self.e.files.rename(At(Area::Tree, &from), At(Area::Tree, &to)))?;
+        self.e.files.sync_dir(At(Area::Tree, parent_of(&from)))?;
+        self.report.conflicts.push(to);
+        let mut e = self.entry(&self.l, key)?;
+        name.clone_into(&mut e.name);
+        if detach && let Key::Node(id) = key {
+            self.l.remove(key);
+            let new = Key::New(u64::MAX - id.unsigned_abs());
+            self.l.put(new, e);
+            if let Some(stat) = self.stats.remove(&key) {
+                self.stats.insert(new, stat);
+            }
+            if let Some(sig) = self.signatures.get_mut(&id) {
+                sig.inode = 0;
+            }
+        } else {
+            self.l.put(key, e);
+        }
+        Ok(())
+    }
+
+    /// The entry is as the scan saw it.
+    fn expect_scanned(&self, key: Key, path: &str) -> Result<()> {
+        let now = self.e.files.stat(At(Area::Tree, path))?;
+        match (now, self.stats.get(&key)) {
+            (Some(now), Some(seen)) if now.what == seen.what && now.inode == seen.inode => {
+                if now.what == files::What::Dir || same_bytes(&now, seen) {
+                    Ok(())
+                } else {
+                    Err(stale(path))
+                }
+            }
+            _ => Err(stale(path)),
+        }
+    }
+
+    /// Fetches into `tmp/`, checks the hash, syncs. Goes on where an earlier pass ended.
+    fn fetch_bytes(&mut self, node: NodeId) -> Result<String> {
+        let Some(info) = self.infos.get(&node).cloned() else {
+            return Err(SyncError::Stale(format!("node {node} is gone")));
+        };
+        let tmp = format!("tmp/d{node}x{}", info.rev);
+        let files = self.e.files.clone();
+        let at = At(Area::Own, &tmp);
+        let mut have = files.stat(at)?.map_or(0, |s| s.size);
+        if have > info.size {
+            files.remove_file(at)?;
+            have = 0;
+        }
+        let mut hasher = (have == 0).then(blake3::Hasher::new);
+        let mut pos = have;
+        if pos < info.size {
+            self.net.content(node, info.rev, pos, &mut |bytes| {
+                files.write(at, pos, bytes)?;
+                pos += bytes.len() as u64;
+                if let Some(h) = &mut hasher {
+                    h.update(bytes);
+                }
+                Ok(())
+            })?;
+        }
+        self.report.bytes_down += pos - have;
+        let hash = match &hasher {
+            Some(h) => *h.finalize().as_bytes(),
+            None => files::hash(&*files, at)?.0,
+        };
+        if hex(&hash) != info.hash {
+            files.remove_file(at)?;
+            return Err(SyncError::Damaged(format!("{:?} on its way from the server", info.name)));
+        }
+        files.seal(at, info.size, info.mtime_ns, info.exec)?;
+        Ok(tmp)
+    }
+
+    /// Brings a file here. `check`: what it replaces must be what both sides agreed on.
+    pub(super) fn download(&mut self, node: NodeId, check: bool) -> Result<()> {
+        let key = Key::Node(node);
+        let r = self.entry(&self.r, key)?;
+        let tmp = self.fetch_bytes(node)?;
+        let own = At(Area::Own, &tmp);
+        let mut agreed = r.clone();
+        let path = match self.l.get(key) {
+            None => {
+                let path = self.server_path(&r)?;
+                renamed(self.e.files.rename(own, At(Area::Tree, &path)))?;
+                self.l.put(key, r.clone());
+                path
+            }
+            Some(l) => {
+                let mut l = l.clone();
+                let path = self.path(key)?;
+                if check {
+                    self.expect_scanned(key, &path)?;
+                }
+                self.swap(&tmp, &path, l.content.hash, check)?;
+                l.content = r.content;
+                self.l.put(key, l.clone());
+                let s = self.entry(&self.s, key)?;
+                (agreed.parent, agreed.name) = (s.parent, s.name);
+                path
+            }
+        };
+        self.e.files.sync_dir(At(Area::Tree, parent_of(&path)))?;
+        if let Some(stat) = self.e.files.stat(At(Area::Tree, &path))? {
+            self.stats.insert(key, stat);
+        }
+        self.report.down += 1;
+        self.agree(node, agreed, None)
+    }
+
+    fn swap(&mut self, tmp: &str, path: &str, hash: [u8; 32], check: bool) -> Result<()> {
+        let (own, at) = (At(Area::Own, tmp), At(Area::Tree, path));
+        let inode = self.e.files.stat(own)?.map_or(0, |s| s.inode);
+        let noted = Swap { tmp: tmp.to_owned(), inode, path: path.to_owned(), hash };
+        self.e.base.swap_begin(&noted)?;
+        let swapped = renamed(self.e.files.exchange(own, at));
+        if let Err(e) = swapped {
+            self.e.base.swap_end(tmp)?;
+            return Err(e);
+        }
+        if check && files::hash(&*self.e.files, own)?.0 != hash {
+            // Edited just before the swap: back again, and look again.
+            self.e.files.exchange(own, at)?;
+            self.e.files.remove_file(own)?;
+            self.e.base.swap_end(tmp)?;
+            return Err(stale(path));
+        }
+        self.e.files.remove_file(own)?;
+        self.e.base.swap_end(tmp)
+    }
+
+    pub(super) fn delete_local(&mut self, node: NodeId) -> Result<()> {
+        let key = Key::Node(node);
+        let path = self.path(key)?;
+        let l = self.entry(&self.l, key)?;
+        self.expect_scanned(key, &path)?;
+        if l.kind == Kind::Dir {
+            renamed(self.e.files.remove_dir(At(Area::Tree, &path)))?;
+        } else {
+            let name: String = l.name.chars().take(40).collect();
+            let tmp = format!("tmp/x{}-{name}", hex(&l.content.hash));
+            self.e.files.remove_file(At(Area::Own, &tmp))?;
+            renamed(self.e.files.rename(At(Area::Tree, &path), At(Area::Own, &tmp)))?;
+            if files::hash(&*self.e.files, At(Area::Own, &tmp))?.0 != l.content.hash {
+                self.e.files.rename(At(Area::Own, &tmp), At(Area::Tree, &path))?;
+                return Err(stale(&path));
+            }
+            self.e.files.sync_dir(At(Area::Tree, parent_of(&path)))?;
+            self.e.files.remove_file(At(Area::Own, &tmp))?;
+        }
+        self.e.files.sync_dir(At(Area::Tree, parent_of(&path)))?;
+        self.l.remove(key);
+        self.s.remove(key);
+        self.report.down += 1;
+        self.e.base.forget(node)
+    }
+
+    /// A file shrank while its time stood still: the server's bytes come back, if the server still has
+    /// what was agreed on.
+    pub(super) fn repair(&mut self, node: NodeId) -> Result<()> {
+        let key = Key::Node(node);
+        let path = self.path(key)?;
+        match (self.r.get(key), self.s.get(key)) {
+            (Some(r), Some(s)) if r.same_content(s) => {
+                self.report.problems.push(format!("{path}: was damaged, fetched again"));
+                self.download(node, false)
+            }
+            _ => {
+                // Somebody will look at it: what is left is hashed as it is from now on.
+                let s = self.entry(&self.s, key)?;
+                self.e.base.agree(node, &s, Signature::default(), None)?;
+                Err(stale(&path))
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Operations at the server, and what the trees and the base learn from its answers.
+use super::base::Signature;
+use super::engine::Pass;
+use crate::api::{BatchOp, Delete, Exchange, Mkdir, Move, NodeInfo, UploadBegin};
+use crate::error::{Result, SyncError};
+use crate::files::{Area, At, PIECE_BYTES};
+use crate::rng::hex;
+use crate::tree::{Key, NodeId};
+
+fn parent_node(key: Key) -> Result<NodeId> {
+    match key {
+        Key::Node(id) => Ok(id),
+        Key::New(_) => Err(SyncError::Stale("its directory is not at the server yet".into())),
+    }
+}
+
+impl Pass<'_> {
+    fn request_key(&mut self) -> String {
+        format!("{:016x}{:016x}", (self.e.nonce)(), (self.e.nonce)())
+    }
+
+    /// The server's answer is what it has now.
+    fn heard(&mut self, info: &NodeInfo) {
+        let key = Key::Node(info.id);
+        if info.deleted {
+            self.r.remove(key);
+            self.infos.remove(&info.id);
+        } else {
+            self.r.put(key, info.entry());
+            self.infos.insert(info.id, info.clone());
+        }
+        self.report.up += 1;
+    }
+
+    pub(super) fn mkdir_remote(&mut self, key: Key) -> Result<()> {
+        let l = self.entry(&self.l, key)?;
+        let parent = parent_node(l.parent)?;
+        let req = Mkdir { parent, name: l.name, key: self.request_key() };
+        let info = self.net.run(&BatchOp::Mkdir(req))?;
+        self.heard(&info);
+        let old = self.rekey(key, info.id);
+        self.agree(info.id, info.entry(), old)
+    }
+
+    pub(super) fn move_remote(&mut self, node: NodeId, rev: i64) -> Result<()> {
+        let key = Key::Node(node);
+        let l = self.entry(&self.l, key)?;
+        let parent = parent_node(l.parent)?;
+        let req = Move { node, rev, parent, name: l.name, key: self.request_key() };
+        let info = self.net.run(&BatchOp::Move(req))?;
+        self.heard(&info);
+        self.agree_place(node)
+    }
+
+    /// The base takes a node's place at the server; its content stays as agreed.
+    fn agree_place(&mut self, node: NodeId) -> Result<()> {
+        let key = Key::Node(node);
+        let (r, mut s) = (self.entry(&self.r, key)?, self.entry(&self.s, key)?);
+        (s.parent, s.name) = (r.parent, r.name.clone());
+        if r.same_content(&s) {
+            s.rev = r.rev;
+        }
+        if self.l.get(key).is_some_and(|l| l.same_content(&s)) {
+            return self.agree(node, s, None);
+        }
+        let sig = self.signatures.get(&node).copied().unwrap_or_default();
+        self.e.base.agree(node, &s, sig, None)?;
+        self.s.put(key, s);
+        Ok(())
+    }
+
+    pub(super) fn exchange_remote(&mut self, a: (NodeId, i64), b: (NodeId, i64)) -> Result<()> {
+        let req = Exchange { a, b, key: self.request_key() };
+        let info = self.net.run(&BatchOp::Exchange(req))?;
+        // The other one lies where this one was; its revision is heard with the next changes.
+        let was = self.entry(&self.r, Key::Node(a.0))?;
+        if let Some(other) = self.infos.get(&b.0).cloned() {
+            let mut other = other;
+            other.parent = parent_node(was.parent)?;
+            other.name = was.name;
+            other.rev = info.rev - 1;
+            self.heard(&other);
+        }
+        self.heard(&info);
+        self.agree_place(a.0)?;
+        self.agree_place(b.0)
+    }
+
+    pub(super) fn delete_remote(&mut self, node: NodeId, rev: i64) -> Result<()> {
+        let req = Delete { node, rev, tree: false, key: self.request_key() };
+        let info = self.net.run(&BatchOp::Delete(req))?;
+        self.heard(&info);
+        self.s.remove(Key::Node(node));
+        self.e.base.forget(node)
+    }
+
+    pub(super) fn upload(&mut self, key: Key, replace: Option<(NodeId, i64)>) -> Result<()> {
+        let l = self.entry(&self.l, key)?;
+        let path = self.path(key)?;
+        let seen = self.stats.get(&key).copied();
+        let stat = seen.ok_or_else(|| SyncError::Stale(format!("{path} is gone")))?;
+        let parent = parent_node(l.parent)?;
+        let hash = hex(&l.content.hash);
+        // The same upload goes on after a restart.
+        let what = format!("{parent}/{}/{hash}/{}/{replace:?}", l.name, l.content.exec);
+        let id = match self.e.base.upload_id(&what)? {
+            Some(id) => id,
+            None => {
+                let id = self.request_key();
+                self.e.base.set_upload_id(&what, Some(&id))?;
+                id
+            }
+        };
+        let req = UploadBegin {
+            id: id.clone(),
+            parent,
+            name: l.name.clone(),
+            replace,
+            size: stat.size,
+            hash,
+            mtime_ns: stat.mtime_ns,
+            exec: l.content.exec,
+        };
+        let result = self.send(&req, &path);
+        match &result {
+            // Nothing more will come of this id.
+            Ok(_) => self.e.base.set_upload_id(&what, None)?,
+            Err(e) if e.is_stale() || matches!(e, SyncError::Damaged(_) | SyncError::Full(_)) => {
+                self.e.base.set_upload_id(&what, None)?;
+            }
+            Err(_) => {}
+        }
+        let info = result?;
+        if info.rev <= self.cursor {
+            // An answer from before the last fetch; what became of it since then is known already.
+            return Err(SyncError::Stale(format!("{path} was sent before")));
+        }
+        self.heard(&info);
+        if replace.is_some() {
+            let mut s = self.entry(&self.s, key)?;
+            (s.content, s.rev) = (l.content, info.rev);
+            return self.agree(info.id, s, None);
+        }
+        let old = self.rekey(key, info.id);
+        self.agree(info.id, info.entry(), old)
+    }
+
+    fn send(&mut self, req: &UploadBegin, path: &str) -> Result<NodeInfo> {
+        let mut pos = self.net.upload_begin(req)?.offset;
+        while pos < req.size {
+            let room = usize::try_from(req.size - pos).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            let piece = self.e.files.read(At(Area::Tree, path), pos, room)?;
+            if piece.is_empty() {
+                return Err(SyncError::Stale(format!("{path} became shorter")));
+            }
+            self.net.upload_append(&req.id, pos, &piece)?;
+            pos += piece.len() as u64;
+            self.report.bytes_up += piece.len() as u64;
+        }
+        let now = self.e.files.stat(At(Area::Tree, path))?.map(|s| Signature::of(&s).size);
+        if now != Some(req.size) {
+            return Err(SyncError::Stale(format!("{path} changed while it was sent")));
+        }
+        // The server checks the hash, so a mixture of two states is never taken.
+        self.net.upload_commit(&req.id)
+    }
+}

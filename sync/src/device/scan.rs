@@ -1,0 +1,223 @@
+//! The full scan: what the folder holds, each entry with the node that it is.
+//!
+//! An entry is the node that the base has at its place; else, if a base node of the same kind is missing
+//! from its place and has the same inode (for a file also the same size and time), it is that node,
+//! moved. All others are new. Any error ends the scan: a part of a listing is never read as deletions
+//! (trap 6).
+use super::base::{Agreed, Signature};
+use crate::error::{Result, SyncError};
+use crate::files::{self, Area, At, Files, Stat, What, join};
+use crate::names;
+use crate::tree::{Content, Entry, Key, Kind, NodeId, ROOT, Tree};
+use std::collections::{HashMap, HashSet};
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The local tree.
+    pub tree: Tree,
+    /// How each entry looks.
+    pub stats: HashMap<Key, Stat>,
+    /// What is not synchronised, with the reason.
+    pub skipped: Vec<String>,
+    /// Nodes to leave alone: something that is no file lies in their place.
+    pub held: HashSet<Key>,
+    /// Files that shrank while their time stands still: damage, not an edit (trap 12).
+    pub damaged: Vec<NodeId>,
+    /// Files of the base that were hashed again.
+    pub rehashed: Vec<NodeId>,
+}
+
+struct Raw {
+    path: String,
+    name: String,
+    stat: Stat,
+    children: Vec<usize>,
+}
+
+struct Scanner<'a> {
+    files: &'a dyn Files,
+    base: &'a Agreed,
+    raw: Vec<Raw>,
+    at_place: HashMap<(NodeId, &'a str), NodeId>,
+    by_inode: HashMap<u64, Vec<NodeId>>,
+    taken: HashSet<NodeId>,
+    loose: Vec<(usize, Key)>,
+    next_new: u64,
+    out: Scan,
+}
+
+/// Scans the whole folder.
+///
+/// # Errors
+/// Any I/O error at all.
+pub fn scan(files: &dyn Files, base: &Agreed) -> Result<Scan> {
+    let mut s = Scanner {
+        files,
+        base,
+        raw: Vec::new(),
+        at_place: HashMap::new(),
+        by_inode: HashMap::new(),
+        taken: HashSet::new(),
+        loose: Vec::new(),
+        next_new: 0,
+        out: Scan::default(),
+    };
+    for (key, e) in base.0.iter() {
+        if let (Key::Node(id), Key::Node(parent)) = (key, e.parent) {
+            s.at_place.insert((parent, e.name.as_str()), id);
+            if let Some(sig) = base.1.get(&id).filter(|sig| sig.inode != 0) {
+                s.by_inode.entry(sig.inode).or_default().push(id);
+            }
+        }
+    }
+    let top = s.walk("")?;
+    s.by_place(&top, Key::Node(ROOT))?;
+    while !s.loose.is_empty() {
+        let (index, parent) = s.loose.remove(0);
+        let key = match s.moved(index) {
+            Some(id) => Key::Node(id),
+            None => {
+                s.next_new += 1;
+                Key::New(s.next_new)
+            }
+        };
+        s.assign(index, parent, key)?;
+    }
+    Ok(s.out)
+}
+
+impl<'a> Scanner<'a> {
+    /// Lists a directory and all below; returns the indices of its entries.
+    fn walk(&mut self, dir: &str) -> Result<Vec<usize>> {
+        let listing = self.files.list(At(Area::Tree, dir))?;
+        for name in listing.skipped {
+            self.out.skipped.push(format!("{}: the name is not UTF-8", join(dir, &name)));
+        }
+        let mut here = Vec::new();
+        for (name, stat) in listing.entries {
+            if dir.is_empty() && name == names::OWN_DIR {
+                continue;
+            }
+            let path = join(dir, &name);
+            if let Err(why) = names::check(&name) {
+                self.out.skipped.push(format!("{path}: {why}"));
+                continue;
+            }
+            if path.split('/').count() > names::DEPTH_MAX {
+                self.out.skipped.push(format!("{path}: nested too deep"));
+                continue;
+            }
+            let children = if stat.what == What::Dir { self.walk(&path)? } else { Vec::new() };
+            here.push(self.raw.len());
+            self.raw.push(Raw { path, name, stat, children });
+        }
+        Ok(here)
+    }
+
+    fn base_kind(&self, id: NodeId) -> Option<What> {
+        let e = self.base.0.get(Key::Node(id))?;
+        Some(if e.kind == Kind::Dir { What::Dir } else { What::File })
+    }
+
+    /// Finds entries by their place; what is not found waits in `loose`.
+    fn by_place(&mut self, children: &[usize], parent: Key) -> Result<()> {
+        for &index in children {
+            let Some(raw) = self.raw.get(index) else { continue };
+            let found = match parent {
+                Key::Node(p) => self.at_place.get(&(p, raw.name.as_str())).copied(),
+                Key::New(_) => None,
+            };
+            let what = raw.stat.what;
+            match found {
+                Some(id) if what == What::Other => self.hold(id, &raw.path.clone()),
+                _ if what == What::Other => {
+                    self.out.skipped.push(format!("{}: neither file nor directory", raw.path));
+                }
+                Some(id) if self.base_kind(id) == Some(what) && self.taken.insert(id) => {
+                    self.assign(index, parent, Key::Node(id))?;
+                }
+                _ => self.loose.push((index, parent)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Something that is no file lies where a node was: that is no deletion.
+    fn hold(&mut self, id: NodeId, path: &str) {
+        let key = Key::Node(id);
+        self.out.skipped.push(format!("{path}: neither file nor directory"));
+        let mut all = vec![key];
+        while let Some(key) = all.pop() {
+            if let (Key::Node(id), Some(e)) = (key, self.base.0.get(key)) {
+                self.taken.insert(id);
+                self.out.tree.put(key, e.clone());
+                self.out.held.insert(key);
+                all.extend(self.base.0.children(key));
+            }
+        }
+    }
+
+    /// The base node that this entry is, moved here.
+    fn moved(&mut self, index: usize) -> Option<NodeId> {
+        let stat = self.raw.get(index)?.stat;
+        let ids = self.by_inode.get(&stat.inode)?;
+        let found = ids.iter().copied().find(|id| {
+            let same = self.base.1.get(id).is_some_and(|sig| {
+                stat.what == What::Dir || (sig.size, sig.mtime_ns) == (stat.size, stat.mtime_ns)
+            });
+            same && self.base_kind(*id) == Some(stat.what) && !self.taken.contains(id)
+        })?;
+        self.taken.insert(found);
+        Some(found)
+    }
+
+    fn assign(&mut self, index: usize, parent: Key, key: Key) -> Result<()> {
+        let Some(raw) = self.raw.get_mut(index) else { return Ok(()) };
+        let children = std::mem::take(&mut raw.children);
+        let (name, path, stat) = (raw.name.clone(), raw.path.clone(), raw.stat);
+        let dir = stat.what == What::Dir;
+        let content = match self.content(&path, &stat, key) {
+            _ if dir => Content::default(),
+            Ok(content) => content,
+            Err(SyncError::Io { what, source })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                self.out.skipped.push(format!("{what}: {source}"));
+                if let Some(e) = self.base.0.get(key) {
+                    self.out.tree.put(key, e.clone());
+                    self.out.held.insert(key);
+                }
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        let kind = if dir { Kind::Dir } else { Kind::File };
+        self.out.tree.put(key, Entry { parent, name, kind, content, rev: 0 });
+        self.out.stats.insert(key, stat);
+        self.by_place(&children, key)
+    }
+
+    /// The hash: as remembered if the signature still fits, else taken now.
+    fn content(&mut self, path: &str, stat: &Stat, key: Key) -> Result<Content> {
+        let exec = stat.exec;
+        if stat.what != What::File {
+            return Ok(Content::default());
+        }
+        if let Key::Node(id) = key
+            && let (Some(sig), Some(e)) = (self.base.1.get(&id), self.base.0.get(key))
+        {
+            if *sig == Signature::of(stat) {
+                return Ok(Content { hash: e.content.hash, exec });
+            }
+            let touched = (stat.inode, stat.mtime_ns) != (sig.inode, sig.mtime_ns);
+            if !touched && stat.size < sig.size {
+                self.out.damaged.push(id);
+                return Ok(e.content);
+            }
+            self.out.rehashed.push(id);
+        }
+        let (hash, _) = files::hash(self.files, At(Area::Tree, path))?;
+        Ok(Content { hash, exec })
+    }
+}
