@@ -149,6 +149,14 @@ impl Remote for Net<'_> {
         Ok(self.send(Request::Commit(id.to_owned()))?.unwrap())
     }
 
+    fn upload_drop(&mut self, id: &str) -> Result<()> {
+        self.lost("request")?;
+        self.server.call(|store, uploads, _| {
+            uploads.remove(id);
+            store.upload_drop(id)
+        })
+    }
+
     fn content(
         &mut self,
         node: NodeId,
@@ -183,9 +191,10 @@ struct World {
     devices: Vec<Device>,
     late: Vec<Request>,
     written: u64,
-    /// What users replaced or deleted after having seen it, and what they ever moved.
+    /// What users replaced or deleted after having seen it.
     superseded: BTreeSet<Bytes>,
-    moved: BTreeSet<Bytes>,
+    /// Whether users also rename: a node that one side moved is kept when the other deletes it.
+    renames: bool,
     alive: BTreeSet<Bytes>,
     restored: bool,
     trace: Vec<String>,
@@ -202,6 +211,7 @@ impl World {
             Server { mem, store: None, uploads: HashMap::new(), epochs: 0, crashes: 0 };
         server.store = Some(server.open(Connection::open_in_memory().unwrap()));
         let count = 2 + rng.below(2);
+        let renames = rng.one_in(2);
         let devices = (0..count)
             .map(|i| Device {
                 name: format!("dev{i}"),
@@ -218,7 +228,7 @@ impl World {
             late: Vec::new(),
             written: 0,
             superseded: BTreeSet::new(),
-            moved: BTreeSet::new(),
+            renames,
             alive: BTreeSet::new(),
             restored: false,
             trace: Vec::new(),
@@ -257,7 +267,8 @@ impl World {
     /// A user does something on a device.
     fn act(&mut self, i: usize) {
         let mem = self.devices[i].mem.clone();
-        match self.rng.below(10) {
+        let what = self.rng.below(10);
+        match if self.renames { what } else { [0, 1, 5, 9, 9][what as usize % 5] } {
             0..=4 => {
                 let path = if self.rng.one_in(2) {
                     self.some_path(&mem)
@@ -293,23 +304,19 @@ impl World {
             6 | 7 => {
                 if let Some(from) = self.some_existing(&mem) {
                     let to = self.some_path(&mem);
-                    let bytes = Self::below(&mem, &from);
                     if mem.user_rename(&from, &to) {
                         self.trace.push(format!("{i} renames {from} to {to}"));
-                        self.moved.extend(bytes);
                     }
                 }
             }
             8 => {
                 if let (Some(a), Some(b)) = (self.some_existing(&mem), self.some_existing(&mem)) {
-                    let bytes = [Self::below(&mem, &a), Self::below(&mem, &b)].concat();
                     let apart = a != b
                         && !a.starts_with(&format!("{b}/"))
                         && !b.starts_with(&format!("{a}/"));
                     if apart {
                         self.trace.push(format!("{i} swaps {a} and {b}"));
                         mem.exchange(At(Area::Tree, &a), At(Area::Tree, &b)).unwrap();
-                        self.moved.extend(bytes);
                     }
                 }
             }
@@ -474,8 +481,9 @@ impl World {
         {
             return Err(format!("lost: {}", name(b)));
         }
-        let back = |b: &&Bytes| !self.moved.contains(*b) && end.contains(*b);
+        let back = |b: &&Bytes| end.contains(*b);
         if !self.restored
+            && !self.renames
             && let Some(b) = self.superseded.iter().find(back)
         {
             return Err(format!("brought back: {}", name(b)));

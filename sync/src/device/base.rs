@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::files::Stat;
 use crate::tree::{Content, Entry, Key, Kind, NodeId, Tree};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// How a local file looked when its hash was taken; another signature means: hash it again. An inode of
@@ -34,7 +35,8 @@ impl Signature {
     }
 }
 
-/// A download that is about to be swapped with the file in place.
+/// A download that is about to get its place, or to be swapped with the file there. Once it is, the base
+/// must say so, also after a crash: else a file that the user deletes meanwhile would come back.
 #[derive(Clone, Debug)]
 pub struct Swap {
     /// Its name below `tmp/`.
@@ -43,8 +45,29 @@ pub struct Swap {
     pub inode: u64,
     /// What it is swapped with.
     pub path: String,
-    /// What that must have held.
+    /// What that must have held; all zero if nothing was there.
     pub hash: [u8; 32],
+    /// What both sides agree on then.
+    pub agreed: NodeInfo,
+}
+
+/// A request that was sent to the server. If its answer was lost, the server's table tells whether it
+/// was done; if so, that is agreed on, whatever the user did with the local file since: else a file that
+/// was deleted meanwhile would come back, and an edit would be in conflict with itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The node that it changes; `None`: it makes a new one.
+    pub node: Option<NodeId>,
+    /// Where it will lie.
+    pub parent: NodeId,
+    /// Under which name.
+    pub name: String,
+    /// File or directory.
+    pub kind: Kind,
+    /// The hash that it sends, in hexadecimal; empty if it changes only the place.
+    pub hash: String,
+    /// The execute bit that it sends.
+    pub exec: bool,
 }
 
 /// The device's database.
@@ -61,8 +84,9 @@ CREATE TABLE IF NOT EXISTS base (
     hash BLOB NOT NULL, exec INTEGER NOT NULL, rev INTEGER NOT NULL, size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS swap (
-    tmp TEXT PRIMARY KEY, inode INTEGER NOT NULL, path TEXT NOT NULL, hash BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS upload (what TEXT PRIMARY KEY, id TEXT NOT NULL);
+    tmp TEXT PRIMARY KEY, inode INTEGER NOT NULL, path TEXT NOT NULL, hash BLOB NOT NULL,
+    agreed TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sent (key TEXT PRIMARY KEY, sent TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// The agreed state in memory.
@@ -128,7 +152,7 @@ impl Base {
     /// Database.
     pub fn begin_anew(&mut self) -> Result<()> {
         self.db.execute_batch(
-            "BEGIN; DELETE FROM remote; DELETE FROM base; DELETE FROM upload; DELETE FROM text; COMMIT;",
+            "BEGIN; DELETE FROM remote; DELETE FROM base; DELETE FROM sent; DELETE FROM text; COMMIT;",
         )?;
         Ok(())
     }
@@ -232,9 +256,10 @@ impl Base {
     /// # Errors
     /// Database.
     pub fn swap_begin(&mut self, s: &Swap) -> Result<()> {
+        let agreed = serde_json::to_string(&s.agreed).unwrap_or_default();
         self.db
-            .prepare_cached("INSERT OR REPLACE INTO swap VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![s.tmp, s.inode as i64, s.path, s.hash])?;
+            .prepare_cached("INSERT OR REPLACE INTO swap VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![s.tmp, s.inode as i64, s.path, s.hash, agreed])?;
         Ok(())
     }
 
@@ -252,35 +277,54 @@ impl Base {
     /// # Errors
     /// Database.
     pub fn swaps(&self) -> Result<Vec<Swap>> {
-        let mut q = self.db.prepare_cached("SELECT tmp, inode, path, hash FROM swap")?;
-        let rows = q.query_map([], |r| {
-            let inode = r.get::<_, i64>(1)? as u64;
-            Ok(Swap { tmp: r.get(0)?, inode, path: r.get(2)?, hash: r.get(3)? })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let mut q = self.db.prepare_cached("SELECT tmp, inode, path, hash, agreed FROM swap")?;
+        let mut rows = q.query([])?;
+        let mut out = Vec::new();
+        while let Some(r) = rows.next()? {
+            if let Ok(agreed) = serde_json::from_str(&r.get::<_, String>(4)?) {
+                let inode = r.get::<_, i64>(1)? as u64;
+                let (tmp, path, hash) = (r.get(0)?, r.get(2)?, r.get(3)?);
+                out.push(Swap { tmp, inode, path, hash, agreed });
+            }
+        }
+        Ok(out)
     }
 
-    /// The id of an upload of `what` that was begun, so that it goes on after a restart.
+    /// Notes what is about to be asked of the server.
     ///
     /// # Errors
     /// Database.
-    pub fn upload_id(&self, what: &str) -> Result<Option<String>> {
-        let mut q = self.db.prepare_cached("SELECT id FROM upload WHERE what = ?1")?;
-        Ok(q.query_row([what], |r| r.get(0)).optional()?)
-    }
-
-    /// Remembers or (with `None`) forgets it.
-    ///
-    /// # Errors
-    /// Database.
-    pub fn set_upload_id(&mut self, what: &str, id: Option<&str>) -> Result<()> {
-        match id {
-            Some(id) => self
-                .db
-                .prepare_cached("INSERT OR REPLACE INTO upload VALUES (?1, ?2)")?
-                .execute([what, id])?,
-            None => self.db.prepare_cached("DELETE FROM upload WHERE what = ?1")?.execute([what])?,
-        };
+    pub fn send(&mut self, key: &str, sent: &Sent) -> Result<()> {
+        let text = serde_json::to_string(sent).unwrap_or_default();
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO sent VALUES (?1, ?2)")?
+            .execute([key, text.as_str()])?;
         Ok(())
+    }
+
+    /// It was answered, or nothing will come of it.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn answered(&mut self, key: &str) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM sent WHERE key = ?1")?.execute([key])?;
+        Ok(())
+    }
+
+    /// What was asked and not answered.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn unanswered(&self) -> Result<Vec<(String, Sent)>> {
+        let mut q = self.db.prepare_cached("SELECT key, sent FROM sent")?;
+        let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
+        let mut out = Vec::new();
+        for row in rows {
+            let (key, text) = row?;
+            if let Ok(sent) = serde_json::from_str(&text) {
+                out.push((key, sent));
+            }
+        }
+        Ok(out)
     }
 }

@@ -124,6 +124,7 @@ impl Engine {
                         self.base.begin_anew()?;
                         continue;
                     }
+                    self.learn(&changes.nodes)?;
                     self.base.heard(&changes.epoch, changes.next, &changes.nodes)?;
                     if !changes.more {
                         return Ok(());
@@ -133,6 +134,48 @@ impl Engine {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Requests whose answers were lost: what of them the server's changes show is agreed on, also if
+    /// another device has deleted it since.
+    fn learn(&mut self, changed: &[NodeInfo]) -> Result<()> {
+        let unanswered = self.base.unanswered()?;
+        if unanswered.is_empty() {
+            return Ok(());
+        }
+        let (mut agreed, signatures) = self.base.agreed()?;
+        for (key, sent) in unanswered {
+            let place = |n: &&NodeInfo| (n.parent, &n.name) == (sent.parent, &sent.name);
+            let same_bytes = |n: &NodeInfo| (&n.hash, n.exec) == (&sent.hash, sent.exec);
+            let mut fitting = changed.iter().filter(|n| match sent.node {
+                Some(id) => n.id == id,
+                None => place(n) && same_bytes(n) && !agreed.has(Key::Node(n.id)),
+            });
+            let first = fitting.next();
+            let found = fitting.find(|n| !n.deleted).or(first);
+            let Some(node) = found else { continue };
+            let node_key = Key::Node(node.id);
+            let new = match (sent.node, agreed.get(node_key)) {
+                (None, _) if sent.kind == node.kind && same_bytes(node) => node.entry(),
+                (Some(_), Some(s)) if !sent.hash.is_empty() && same_bytes(node) => {
+                    Entry { content: node.entry().content, ..s.clone() }
+                }
+                (Some(_), Some(s)) if sent.hash.is_empty() && place(&node) => {
+                    Entry { parent: Key::Node(node.parent), name: node.name.clone(), ..s.clone() }
+                }
+                _ => continue,
+            };
+            let sig = match sent.node {
+                // The local bytes are not known to be those.
+                Some(id) if sent.hash.is_empty() => signatures.get(&id).copied(),
+                Some(id) => signatures.get(&id).map(|s| Signature { ctime_ns: 0, ..*s }),
+                None => None,
+            };
+            self.base.agree(node.id, &new, sig.unwrap_or_default(), None)?;
+            agreed.put(node_key, new);
+            self.base.answered(&key)?;
+        }
+        Ok(())
     }
 
     /// Scans and works until nothing is left (`None`), or until something turned out to be stale.
@@ -159,6 +202,7 @@ impl Engine {
             Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, report };
         p.clear_tmp()?;
         p.refresh(&rehashed)?;
+        p.give_up_requests()?;
         for id in damaged {
             match p.repair(id) {
                 Err(e) if e.is_stale() => return Ok(Some(e.to_string())),

@@ -7,7 +7,7 @@
 //! | bytes to `tmp/`, hash checked, synced | the rest of it is fetched next time, or all |
 //! | swap noted in the base | note without swap: struck out |
 //! | swapped | the old bytes are checked: as agreed, dropped; else they come back as a conflict copy |
-//! | old bytes checked and dropped, note struck out, base advanced | done; without the base: both equal |
+//! | old bytes checked and dropped, base advanced, note struck out | the base advances by the note |
 use super::base::{Signature, Swap};
 use super::engine::{Engine, Pass};
 use crate::error::{Result, SyncError};
@@ -48,22 +48,17 @@ impl Engine {
     pub(super) fn recover(&mut self) -> Result<()> {
         for swap in self.base.swaps()? {
             let at = At(Area::Own, &swap.tmp);
-            let there = self.files.stat(At(Area::Tree, &swap.path))?;
-            if there.is_some_and(|s| s.inode == swap.inode) && self.files.stat(at)?.is_some() {
-                let (hash, _) = files::hash(&*self.files, at)?;
-                if hash != swap.hash {
+            let left = self.files.stat(at)?.map(|s| s.inode);
+            if left != Some(swap.inode) {
+                // It has its place; what is left in `tmp/`, if anything, was there before.
+                if left.is_some() && files::hash(&*self.files, at)?.0 != swap.hash {
                     self.give_back(&swap.tmp, &swap.path)?;
                 }
-            } else if let Some(s) = self.files.stat(at)?
-                && s.inode != swap.inode
-            {
-                // Swapped, and then the file was replaced or moved by somebody else.
-                let (hash, _) = files::hash(&*self.files, at)?;
-                if hash != swap.hash {
-                    self.give_back(&swap.tmp, &swap.path)?;
-                }
+                self.files.remove_file(at)?;
+                let (size, mtime_ns) = (swap.agreed.size, swap.agreed.mtime_ns);
+                let sig = Signature { size, mtime_ns, ctime_ns: 0, inode: swap.inode };
+                self.base.agree(swap.agreed.id, &swap.agreed.entry(), sig, None)?;
             }
-            self.files.remove_file(at)?;
             self.base.swap_end(&swap.tmp)?;
         }
         for (name, stat) in self.files.list(At(Area::Own, "tmp"))?.entries {
@@ -232,25 +227,41 @@ impl Pass<'_> {
         let r = self.entry(&self.r, key)?;
         let tmp = self.fetch_bytes(node)?;
         let own = At(Area::Own, &tmp);
-        let mut agreed = r.clone();
+        let inode = self.e.files.stat(own)?.map_or(0, |s| s.inode);
+        let Some(mut info) = self.infos.get(&node).cloned() else {
+            return Err(SyncError::Stale(format!("node {node} is gone")));
+        };
         let path = match self.l.get(key) {
             None => {
                 let path = self.server_path(&r)?;
-                renamed(self.e.files.rename(own, At(Area::Tree, &path)))?;
+                let hash = [0; 32];
+                let (tmp, path_there, agreed) = (tmp.clone(), path.clone(), info.clone());
+                let noted = Swap { tmp, inode, path: path_there, hash, agreed };
+                self.e.base.swap_begin(&noted)?;
+                if let Err(e) = renamed(self.e.files.rename(own, At(Area::Tree, &path))) {
+                    if !matches!(e, SyncError::Crash) {
+                        self.e.base.swap_end(&noted.tmp)?;
+                    }
+                    return Err(e);
+                }
                 self.l.put(key, r.clone());
                 path
             }
             Some(l) => {
                 let mut l = l.clone();
                 let path = self.path(key)?;
+                let s = self.entry(&self.s, key)?;
+                if let Key::Node(parent) = s.parent {
+                    (info.parent, info.name) = (parent, s.name);
+                }
                 if check {
                     self.expect_scanned(key, &path)?;
                 }
-                self.swap(&tmp, &path, l.content.hash, check)?;
+                let hash = l.content.hash;
+                let (tmp, path_there, agreed) = (tmp.clone(), path.clone(), info.clone());
+                self.swap(&Swap { tmp, inode, path: path_there, hash, agreed }, check)?;
                 l.content = r.content;
-                self.l.put(key, l.clone());
-                let s = self.entry(&self.s, key)?;
-                (agreed.parent, agreed.name) = (s.parent, s.name);
+                self.l.put(key, l);
                 path
             }
         };
@@ -259,28 +270,27 @@ impl Pass<'_> {
             self.stats.insert(key, stat);
         }
         self.report.down += 1;
-        self.agree(node, agreed, None)
+        self.agree(node, info.entry(), None)?;
+        self.e.base.swap_end(&tmp)
     }
 
-    fn swap(&mut self, tmp: &str, path: &str, hash: [u8; 32], check: bool) -> Result<()> {
-        let (own, at) = (At(Area::Own, tmp), At(Area::Tree, path));
-        let inode = self.e.files.stat(own)?.map_or(0, |s| s.inode);
-        let noted = Swap { tmp: tmp.to_owned(), inode, path: path.to_owned(), hash };
-        self.e.base.swap_begin(&noted)?;
-        let swapped = renamed(self.e.files.exchange(own, at));
-        if let Err(e) = swapped {
-            self.e.base.swap_end(tmp)?;
+    /// Swaps a download with what lies in its place, and checks what came out.
+    fn swap(&mut self, swap: &Swap, check: bool) -> Result<()> {
+        let (own, at) = (At(Area::Own, &swap.tmp), At(Area::Tree, &swap.path));
+        self.e.base.swap_begin(swap)?;
+        if let Err(e) = renamed(self.e.files.exchange(own, at)) {
+            if !matches!(e, SyncError::Crash) {
+                self.e.base.swap_end(&swap.tmp)?;
+            }
             return Err(e);
         }
-        if check && files::hash(&*self.e.files, own)?.0 != hash {
+        if check && files::hash(&*self.e.files, own)?.0 != swap.hash {
             // Edited just before the swap: back again, and look again.
             self.e.files.exchange(own, at)?;
-            self.e.files.remove_file(own)?;
-            self.e.base.swap_end(tmp)?;
-            return Err(stale(path));
+            self.e.base.swap_end(&swap.tmp)?;
+            return Err(stale(&swap.path));
         }
-        self.e.files.remove_file(own)?;
-        self.e.base.swap_end(tmp)
+        self.e.files.remove_file(own)
     }
 
     pub(super) fn delete_local(&mut self, node: NodeId) -> Result<()> {

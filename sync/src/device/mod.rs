@@ -40,6 +40,11 @@ pub trait Remote {
     /// # Errors
     /// As the server says.
     fn upload_commit(&mut self, id: &str) -> Result<NodeInfo>;
+    /// Gives an upload up; nothing sent late for it has an effect any more.
+    ///
+    /// # Errors
+    /// As the server says.
+    fn upload_drop(&mut self, id: &str) -> Result<()>;
     /// Fetches a file's bytes at one revision from an offset on.
     ///
     /// # Errors

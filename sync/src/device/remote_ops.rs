@@ -1,11 +1,11 @@
 //! Operations at the server, and what the trees and the base learn from its answers.
-use super::base::Signature;
+use super::base::{Sent, Signature};
 use super::engine::Pass;
 use crate::api::{BatchOp, Delete, Exchange, Mkdir, Move, NodeInfo, UploadBegin};
 use crate::error::{Result, SyncError};
 use crate::files::{Area, At, PIECE_BYTES};
 use crate::rng::hex;
-use crate::tree::{Key, NodeId};
+use crate::tree::{Key, Kind, NodeId};
 
 fn parent_node(key: Key) -> Result<NodeId> {
     match key {
@@ -17,6 +17,36 @@ fn parent_node(key: Key) -> Result<NodeId> {
 impl Pass<'_> {
     fn request_key(&mut self) -> String {
         format!("{:016x}{:016x}", (self.e.nonce)(), (self.e.nonce)())
+    }
+
+    /// Requests that were not done and will not be sent again are given up.
+    pub(super) fn give_up_requests(&mut self) -> Result<()> {
+        for (key, sent) in self.e.base.unanswered()? {
+            let here = self.l.occupant(Key::Node(sent.parent), &sent.name, Key::New(u64::MAX));
+            let goes_on = here.and_then(|k| self.l.get(k)).is_some_and(|l| {
+                l.name == sent.name && hex(&l.content.hash) == sent.hash
+            });
+            if sent.kind == Kind::File && !sent.hash.is_empty() {
+                if goes_on {
+                    continue;
+                }
+                self.net.upload_drop(&key)?;
+            }
+            self.e.base.answered(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for one operation on names, noted before and struck out when it was answered.
+    fn ask(&mut self, key: &str, sent: Sent, op: &BatchOp) -> Result<NodeInfo> {
+        self.e.base.send(key, &sent)?;
+        let result = self.net.run(op);
+        match &result {
+            Err(SyncError::Net(_)) => {}
+            Err(_) => self.e.base.answered(key)?,
+            Ok(info) => self.heard(info),
+        }
+        result
     }
 
     /// The server's answer is what it has now.
@@ -35,21 +65,39 @@ impl Pass<'_> {
     pub(super) fn mkdir_remote(&mut self, key: Key) -> Result<()> {
         let l = self.entry(&self.l, key)?;
         let parent = parent_node(l.parent)?;
-        let req = Mkdir { parent, name: l.name, key: self.request_key() };
-        let info = self.net.run(&BatchOp::Mkdir(req))?;
-        self.heard(&info);
+        let request = self.request_key();
+        let sent = Sent {
+            node: None,
+            parent,
+            name: l.name.clone(),
+            kind: Kind::Dir,
+            hash: String::new(),
+            exec: false,
+        };
+        let req = Mkdir { parent, name: l.name, key: request.clone() };
+        let info = self.ask(&request, sent, &BatchOp::Mkdir(req))?;
         let old = self.rekey(key, info.id);
-        self.agree(info.id, info.entry(), old)
+        self.agree(info.id, info.entry(), old)?;
+        self.e.base.answered(&request)
     }
 
     pub(super) fn move_remote(&mut self, node: NodeId, rev: i64) -> Result<()> {
         let key = Key::Node(node);
         let l = self.entry(&self.l, key)?;
         let parent = parent_node(l.parent)?;
-        let req = Move { node, rev, parent, name: l.name, key: self.request_key() };
-        let info = self.net.run(&BatchOp::Move(req))?;
-        self.heard(&info);
-        self.agree_place(node)
+        let request = self.request_key();
+        let sent = Sent {
+            node: Some(node),
+            parent,
+            name: l.name.clone(),
+            kind: l.kind,
+            hash: String::new(),
+            exec: false,
+        };
+        let req = Move { node, rev, parent, name: l.name, key: request.clone() };
+        self.ask(&request, sent, &BatchOp::Move(req))?;
+        self.agree_place(node)?;
+        self.e.base.answered(&request)
     }
 
     /// The base takes a node's place at the server; its content stays as agreed.
@@ -101,16 +149,21 @@ impl Pass<'_> {
         let stat = seen.ok_or_else(|| SyncError::Stale(format!("{path} is gone")))?;
         let parent = parent_node(l.parent)?;
         let hash = hex(&l.content.hash);
-        // The same upload goes on after a restart.
-        let what = format!("{parent}/{}/{hash}/{}/{replace:?}", l.name, l.content.exec);
-        let id = match self.e.base.upload_id(&what)? {
-            Some(id) => id,
-            None => {
-                let id = self.request_key();
-                self.e.base.set_upload_id(&what, Some(&id))?;
-                id
-            }
+        let sent = Sent {
+            node: replace.map(|(id, _)| id),
+            parent,
+            name: l.name.clone(),
+            kind: l.kind,
+            hash: hash.clone(),
+            exec: l.content.exec,
         };
+        // The same upload goes on after a restart.
+        let begun = self.e.base.unanswered()?.into_iter().find(|(_, s)| *s == sent);
+        let id = match begun {
+            Some((id, _)) => id,
+            None => self.request_key(),
+        };
+        self.e.base.send(&id, &sent)?;
         let req = UploadBegin {
             id: id.clone(),
             parent,
@@ -122,27 +175,29 @@ impl Pass<'_> {
             exec: l.content.exec,
         };
         let result = self.send(&req, &path);
-        match &result {
+        if let Err(e) = &result
+            && (e.is_stale() || matches!(e, SyncError::Damaged(_) | SyncError::Full(_)))
+        {
             // Nothing more will come of this id.
-            Ok(_) => self.e.base.set_upload_id(&what, None)?,
-            Err(e) if e.is_stale() || matches!(e, SyncError::Damaged(_) | SyncError::Full(_)) => {
-                self.e.base.set_upload_id(&what, None)?;
-            }
-            Err(_) => {}
+            self.net.upload_drop(&id)?;
+            self.e.base.answered(&id)?;
         }
         let info = result?;
         if info.rev <= self.cursor {
             // An answer from before the last fetch; what became of it since then is known already.
+            self.e.base.answered(&id)?;
             return Err(SyncError::Stale(format!("{path} was sent before")));
         }
         self.heard(&info);
         if replace.is_some() {
             let mut s = self.entry(&self.s, key)?;
             (s.content, s.rev) = (l.content, info.rev);
-            return self.agree(info.id, s, None);
+            self.agree(info.id, s, None)?;
+        } else {
+            let old = self.rekey(key, info.id);
+            self.agree(info.id, info.entry(), old)?;
         }
-        let old = self.rekey(key, info.id);
-        self.agree(info.id, info.entry(), old)
+        self.e.base.answered(&id)
     }
 
     fn send(&mut self, req: &UploadBegin, path: &str) -> Result<NodeInfo> {
