@@ -63,6 +63,8 @@ pub enum Command {
     Fsck(cmd::fsck::FsckArgs),
     /// Show the servers' counters and latencies
     PerfMon(cmd::perf_mon::PerfMonArgs),
+    /// The sync service: a folder per user, kept in step on every device
+    Sync(cmd::sync::SyncArgs),
     /// Measure: bandwidth, metadata rates, this machine's limits
     Bench(pvfs2_bench::BenchArgs),
 }

@@ -6,5 +6,6 @@ pub mod files;
 pub mod names;
 pub mod plan;
 pub mod rng;
+pub mod server;
 pub mod store;
 pub mod tree;

@@ -159,6 +159,7 @@ struct Planner<'a> {
     ops: Vec<Op>,
     chosen: BTreeSet<(Key, String)>,
     set_aside: BTreeSet<Key>,
+    adopted: BTreeSet<NodeId>,
     stuck_local: Vec<NodeId>,
     stuck_remote: Vec<(NodeId, NodeId)>,
     stuck: Vec<Key>,
@@ -175,6 +176,7 @@ pub fn plan(l: &Tree, r: &Tree, s: &Tree, names: &Names) -> Vec<Op> {
         ops: Vec::new(),
         chosen: BTreeSet::new(),
         set_aside: BTreeSet::new(),
+        adopted: BTreeSet::new(),
         stuck_local: Vec::new(),
         stuck_remote: Vec::new(),
         stuck: Vec::new(),
@@ -327,7 +329,12 @@ impl Planner<'_> {
         } else if self.s.has(there) {
             self.stuck.push(key);
         } else if self.r.get(there).is_some_and(|r| r.same_content(l)) {
-            self.ops.push(Op::Adopt { local: key, node });
+            // Of two that fold to one name only one can be it; the next round sets the other aside.
+            if self.adopted.insert(node) {
+                self.ops.push(Op::Adopt { local: key, node });
+            } else {
+                self.stuck.push(key);
+            }
         } else {
             self.aside(key, false);
         }

@@ -128,6 +128,11 @@ impl Remote for Net<'_> {
         Ok(self.send(Request::Run(op.clone()))?.unwrap())
     }
 
+    fn outcome(&mut self, key: &str) -> Result<Option<NodeInfo>> {
+        self.lost("request")?;
+        self.server.call(|s, _, _| s.done_before(key))
+    }
+
     fn upload_begin(&mut self, req: &UploadBegin) -> Result<UploadState> {
         self.send(Request::Begin(req.clone()))?;
         self.server.call(|s, _, _| s.upload_begin(req))

@@ -17,6 +17,7 @@ pub mod quota;
 pub mod server;
 pub mod stat;
 pub mod statfs;
+pub mod sync;
 pub mod umount;
 pub mod viewdist;
 
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Perror(args) => perror::run(args),
         Command::Fsck(args) => fsck::run(args),
         Command::PerfMon(args) => perf_mon::run(args),
+        Command::Sync(args) => sync::run(args),
         Command::Bench(args) => bench::run(args),
     }
 }

@@ -51,9 +51,9 @@ pub struct Swap {
     pub agreed: NodeInfo,
 }
 
-/// A request that was sent to the server. If its answer was lost, the server's table tells whether it
-/// was done; if so, that is agreed on, whatever the user did with the local file since: else a file that
-/// was deleted meanwhile would come back, and an edit would be in conflict with itself.
+/// A request that was sent to the server. If its answer was lost, the server tells it later,
+/// and that is agreed on, whatever the user did with the local file since: else a file that was deleted
+/// meanwhile would come back, and an edit would be in conflict with itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// The node that it changes; `None`: it makes a new one.
@@ -68,6 +68,8 @@ pub struct Sent {
     pub hash: String,
     /// The execute bit that it sends.
     pub exec: bool,
+    /// The node that the new one takes the place of, which was deleted at the server.
+    pub instead_of: Option<NodeId>,
 }
 
 /// The device's database.
@@ -212,6 +214,9 @@ impl Base {
         let tx = self.db.transaction()?;
         if let Some(old) = drop {
             tx.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([old])?;
+            // A directory that was made again: what was agreed to lie in it lies there still.
+            tx.prepare_cached("UPDATE base SET parent = ?2 WHERE parent = ?1")?
+                .execute([old, id])?;
         }
         tx.prepare_cached(
             "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",

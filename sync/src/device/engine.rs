@@ -89,6 +89,14 @@ impl Engine {
         self.base
     }
 
+    /// The server's history and the revision up to which it was heard.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn cursor(&self) -> Result<(String, i64)> {
+        self.base.cursor()
+    }
+
     /// Sets the date for the names of conflict copies.
     pub fn set_date(&mut self, date: String) {
         self.names.date = date;
@@ -105,6 +113,7 @@ impl Engine {
         for _ in 0..LOOKS_MAX {
             self.files.check_root()?;
             self.recover()?;
+            self.learn(net)?;
             self.fetch(net)?;
             match self.look(net, allow_deletes, &mut report, &mut failed)? {
                 None => return Ok(report),
@@ -124,7 +133,6 @@ impl Engine {
                         self.base.begin_anew()?;
                         continue;
                     }
-                    self.learn(&changes.nodes)?;
                     self.base.heard(&changes.epoch, changes.next, &changes.nodes)?;
                     if !changes.more {
                         return Ok(());
@@ -136,43 +144,34 @@ impl Engine {
         }
     }
 
-    /// Requests whose answers were lost: what of them the server's changes show is agreed on, also if
-    /// another device has deleted it since.
-    fn learn(&mut self, changed: &[NodeInfo]) -> Result<()> {
+    /// Requests whose answers were lost: the server tells what it answered, and that is agreed on,
+    /// whatever happened on either side since.
+    fn learn(&mut self, net: &mut dyn Remote) -> Result<()> {
         let unanswered = self.base.unanswered()?;
         if unanswered.is_empty() {
             return Ok(());
         }
         let (mut agreed, signatures) = self.base.agreed()?;
         for (key, sent) in unanswered {
-            let place = |n: &&NodeInfo| (n.parent, &n.name) == (sent.parent, &sent.name);
-            let same_bytes = |n: &NodeInfo| (&n.hash, n.exec) == (&sent.hash, sent.exec);
-            let mut fitting = changed.iter().filter(|n| match sent.node {
-                Some(id) => n.id == id,
-                None => place(n) && same_bytes(n) && !agreed.has(Key::Node(n.id)),
-            });
-            let first = fitting.next();
-            let found = fitting.find(|n| !n.deleted).or(first);
-            let Some(node) = found else { continue };
-            let node_key = Key::Node(node.id);
-            let new = match (sent.node, agreed.get(node_key)) {
-                (None, _) if sent.kind == node.kind && same_bytes(node) => node.entry(),
-                (Some(_), Some(s)) if !sent.hash.is_empty() && same_bytes(node) => {
-                    Entry { content: node.entry().content, ..s.clone() }
+            let Some(info) = net.outcome(&key)? else { continue };
+            let (node, told) = (Key::Node(info.id), info.entry());
+            let sig = signatures.get(&info.id).copied().unwrap_or_default();
+            let learnt = match (sent.node, agreed.get(node)) {
+                (None, None) => Some((told, Signature::default())),
+                // The local bytes are not known to be those that were sent.
+                (Some(_), Some(s)) if !sent.hash.is_empty() => Some((
+                    Entry { content: told.content, ..s.clone() },
+                    Signature { ctime_ns: 0, ..sig },
+                )),
+                (Some(_), Some(s)) => {
+                    Some((Entry { parent: told.parent, name: told.name, ..s.clone() }, sig))
                 }
-                (Some(_), Some(s)) if sent.hash.is_empty() && place(&node) => {
-                    Entry { parent: Key::Node(node.parent), name: node.name.clone(), ..s.clone() }
-                }
-                _ => continue,
+                _ => None,
             };
-            let sig = match sent.node {
-                // The local bytes are not known to be those.
-                Some(id) if sent.hash.is_empty() => signatures.get(&id).copied(),
-                Some(id) => signatures.get(&id).map(|s| Signature { ctime_ns: 0, ..*s }),
-                None => None,
-            };
-            self.base.agree(node.id, &new, sig.unwrap_or_default(), None)?;
-            agreed.put(node_key, new);
+            if let Some((entry, sig)) = learnt {
+                self.base.agree(info.id, &entry, sig, sent.instead_of)?;
+                agreed.put(node, entry);
+            }
             self.base.answered(&key)?;
         }
         Ok(())
@@ -376,6 +375,12 @@ impl Pass<'_> {
             self.stats.insert(to, stat);
         }
         self.s.remove(from);
+        for k in self.s.children(from).collect::<Vec<_>>() {
+            if let Some(mut e) = self.s.remove(k) {
+                e.parent = to;
+                self.s.put(k, e);
+            }
+        }
         match from {
             Key::Node(old) => Some(old),
             Key::New(_) => None,

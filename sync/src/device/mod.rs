@@ -4,7 +4,10 @@
 //! plan again until nothing is left. Observations (what the server has, what both agreed on) are kept in
 //! a database; planned work never is, so a pass that was cut off anywhere is simply begun anew.
 pub mod base;
+pub mod config;
+pub mod daemon;
 pub mod engine;
+pub mod http;
 mod local_ops;
 mod remote_ops;
 pub mod scan;
@@ -25,6 +28,11 @@ pub trait Remote {
     /// # Errors
     /// As the server says.
     fn run(&mut self, op: &BatchOp) -> Result<NodeInfo>;
+    /// What the server answered to the request with this key, if it was done.
+    ///
+    /// # Errors
+    /// As the server says.
+    fn outcome(&mut self, key: &str) -> Result<Option<NodeInfo>>;
     /// Begins an upload or finds it.
     ///
     /// # Errors

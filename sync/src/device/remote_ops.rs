@@ -14,6 +14,14 @@ fn parent_node(key: Key) -> Result<NodeId> {
     }
 }
 
+/// The node that a local entry was, if the server has it no more.
+fn old_node(key: Key) -> Option<NodeId> {
+    match key {
+        Key::Node(id) => Some(id),
+        Key::New(_) => None,
+    }
+}
+
 impl Pass<'_> {
     fn request_key(&mut self) -> String {
         format!("{:016x}{:016x}", (self.e.nonce)(), (self.e.nonce)())
@@ -73,6 +81,7 @@ impl Pass<'_> {
             kind: Kind::Dir,
             hash: String::new(),
             exec: false,
+            instead_of: old_node(key),
         };
         let req = Mkdir { parent, name: l.name, key: request.clone() };
         let info = self.ask(&request, sent, &BatchOp::Mkdir(req))?;
@@ -93,6 +102,7 @@ impl Pass<'_> {
             kind: l.kind,
             hash: String::new(),
             exec: false,
+            instead_of: None,
         };
         let req = Move { node, rev, parent, name: l.name, key: request.clone() };
         self.ask(&request, sent, &BatchOp::Move(req))?;
@@ -156,6 +166,7 @@ impl Pass<'_> {
             kind: l.kind,
             hash: hash.clone(),
             exec: l.content.exec,
+            instead_of: if replace.is_none() { old_node(key) } else { None },
         };
         // The same upload goes on after a restart.
         let begun = self.e.base.unanswered()?.into_iter().find(|(_, s)| *s == sent);

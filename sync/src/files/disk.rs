@@ -74,6 +74,14 @@ impl Disk {
         &self.marker
     }
 
+    /// Opens a file for reading; it stays what it is even if its name goes to another.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn open_file(&self, at: At) -> Result<std::fs::File> {
+        self.open_at("read", at, OFlags::RDONLY | OFlags::NONBLOCK).map(std::fs::File::from)
+    }
+
     fn root(&self, area: Area) -> &OwnedFd {
         match area {
             Area::Tree => &self.tree.1,

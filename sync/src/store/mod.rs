@@ -304,7 +304,10 @@ impl Store {
     }
 
     /// The answer to a request that was done before under this key.
-    fn done_before(&self, key: &str) -> Result<Option<NodeInfo>> {
+    ///
+    /// # Errors
+    /// Database.
+    pub fn done_before(&self, key: &str) -> Result<Option<NodeInfo>> {
         if key.is_empty() {
             return Ok(None);
         }

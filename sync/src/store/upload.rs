@@ -183,6 +183,18 @@ impl Store {
         }
     }
 
+    /// Sets the length of an upload whose true length turned out to be less than was reserved.
+    ///
+    /// # Errors
+    /// [`SyncError::NotFound`].
+    pub fn upload_resize(&mut self, id: &str, size: u64) -> Result<()> {
+        let sql = "UPDATE upload SET size = ?2 WHERE id = ?1 AND size >= ?2";
+        match self.db.execute(sql, params![id, to_i64(size)])? {
+            1 => Ok(()),
+            _ => Err(SyncError::NotFound(format!("upload {id}"))),
+        }
+    }
+
     /// Gives an upload up.
     ///
     /// # Errors

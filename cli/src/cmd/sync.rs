@@ -1,0 +1,396 @@
+//! `pvfs2 sync`: the thin sync service. Its server, and the daemon and tools of a device; all of them
+//! are in the crate `pvfs2-sync`, this file is their command line.
+use crate::output;
+use crate::signals::StopSignals;
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use pvfs2_sync::api::Login;
+use pvfs2_sync::device::config::Config;
+use pvfs2_sync::device::daemon::{self, Status};
+use pvfs2_sync::device::engine::Report;
+use pvfs2_sync::server::running::{Options, Running};
+use pvfs2_sync::server::serve::Identity;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Arguments of `pvfs2 sync`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pvfs2 sync quickstart --root /mnt/pvfs2/user
+  pvfs2 sync setup --server https://host:8443 --ca cert.pem --user ann --folder ~/Cloud
+  pvfs2 sync daemon
+  pvfs2 sync status")]
+pub struct SyncArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub what: What,
+}
+
+/// The parts of it.
+#[derive(Subcommand, Debug)]
+pub enum What {
+    /// Start the service with a certificate and an administrator made at the first start
+    Quickstart(QuickstartArgs),
+    /// Start the service
+    Serve(ServeArgs),
+    /// Sign this device in and choose its folder
+    Setup(SetupArgs),
+    /// Keep the folder in step until stopped
+    Daemon(DaemonArgs),
+    /// Bring the folder in step once, now
+    Now(NowArgs),
+    /// Tell how the folder stands
+    Status(StateArgs),
+    /// List the conflict copies in the folder
+    Conflicts(StateArgs),
+}
+
+/// Arguments of `pvfs2 sync quickstart`.
+#[derive(clap::Args, Debug)]
+pub struct QuickstartArgs {
+    /// The folder for the users' folders; made if it is missing
+    #[arg(long, value_name = "DIR", default_value = "./pvfs2-sync-data")]
+    pub root: PathBuf,
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8443")]
+    pub listen: SocketAddr,
+    /// Another name or address of this host, for the certificate; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+}
+
+/// Arguments of `pvfs2 sync serve`.
+#[derive(clap::Args, Debug)]
+pub struct ServeArgs {
+    /// The folder for the users' folders, such as /mnt/pvfs2/user; must be there
+    #[arg(long, value_name = "DIR")]
+    pub root: PathBuf,
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8443")]
+    pub listen: SocketAddr,
+    /// Certificate chain, PEM (default: one that is made, signed by itself)
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Another name or address of this host, for the certificate that is made; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// Let anybody make an account
+    #[arg(long)]
+    pub signup: bool,
+    /// Quota of accounts that people make themselves, with a suffix K, M, G
+    #[arg(long, value_name = "BYTES", value_parser = super::size_arg, default_value = "10G")]
+    pub signup_quota: u64,
+}
+
+/// Where a device keeps its state.
+#[derive(clap::Args, Debug, Clone)]
+pub struct StateArgs {
+    /// The device's state directory (default: $XDG_STATE_HOME/pvfs2-sync)
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `pvfs2 sync setup`.
+#[derive(clap::Args, Debug)]
+pub struct SetupArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// The server, https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+    /// Certificate to trust, PEM; needed for one that a server signed itself
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// User name; the password is asked for, or read from standard input
+    #[arg(long, value_name = "NAME")]
+    pub user: String,
+    /// The folder to keep in step; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub folder: PathBuf,
+    /// What this device calls itself (default: the host's name)
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+}
+
+/// Arguments of `pvfs2 sync daemon`.
+#[derive(clap::Args, Debug)]
+pub struct DaemonArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// A full scan at least so often
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=86_400 * 7))]
+    pub every: u64,
+    /// Only at those times, not whenever something changes
+    #[arg(long)]
+    pub no_watch: bool,
+}
+
+/// Arguments of `pvfs2 sync now`.
+#[derive(clap::Args, Debug)]
+pub struct NowArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// Carry out deletions even if they are many
+    #[arg(long)]
+    pub allow_deletes: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// The service's, with what to do.
+pub fn run(args: SyncArgs) -> Result<()> {
+    match args.what {
+        What::Quickstart(a) => quickstart(a),
+        What::Serve(a) => serve(a),
+        What::Setup(a) => setup(a),
+        What::Daemon(a) => run_daemon(a),
+        What::Now(a) => now(a),
+        What::Status(a) => status(a),
+        What::Conflicts(a) => conflicts(a),
+    }
+}
+
+/// Prints a line; a reader that went away is no reason to stop serving.
+fn say(text: impl AsRef<str>) {
+    let _ = output::line(text);
+}
+
+/// Names for a certificate that is made here.
+fn hosts(listen: SocketAddr, more: Vec<String>) -> Vec<String> {
+    let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    if !listen.ip().is_unspecified() {
+        all.push(listen.ip().to_string());
+    }
+    all.push(host_name());
+    all.extend(more);
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "host".into() } else { name }
+}
+
+fn until_stopped(signals: &mut StopSignals) {
+    while signals.wait(Duration::from_secs(3_600)).is_none() {}
+}
+
+fn quickstart(args: QuickstartArgs) -> Result<()> {
+    let mut signals = StopSignals::catch()?;
+    std::fs::create_dir_all(&args.root)
+        .with_context(|| format!("cannot make {}", args.root.display()))?;
+    let hosts = hosts(args.listen, args.host);
+    let signup = Some(Some(10 << 30));
+    let options = Options { root: args.root, listen: args.listen, identity: None, hosts, signup };
+    let server = Running::start(&options)?;
+    let cert = server.cert.canonicalize().unwrap_or_else(|_| server.cert.clone());
+    say(format!("The sync service answers at https://{}", server.addr));
+    if let Some(password) = server.first_admin()? {
+        say(format!("Administrator: admin, password {password} (shown this once)"));
+    }
+    say(format!("Certificate, for devices: {}", cert.display()));
+    say(format!(
+        "A device:  pvfs2 sync setup --server https://{} --ca {} --user NAME --folder DIR\n           \
+         pvfs2 sync daemon",
+        server.addr,
+        cert.display()
+    ));
+    until_stopped(&mut signals);
+    Ok(())
+}
+
+fn serve(args: ServeArgs) -> Result<()> {
+    let mut signals = StopSignals::catch()?;
+    let hosts = hosts(args.listen, args.host);
+    let identity = args.cert.zip(args.key).map(|(cert, key)| Identity { cert, key });
+    let signup = args.signup.then_some(Some(args.signup_quota));
+    let options = Options { root: args.root, listen: args.listen, identity, hosts, signup };
+    let server = Running::start(&options)?;
+    say(format!("listening on https://{}", server.addr));
+    if let Some(password) = server.first_admin()? {
+        say(format!("administrator: admin, password {password} (shown this once)"));
+    }
+    until_stopped(&mut signals);
+    Ok(())
+}
+
+fn state_dir(args: &StateArgs) -> Result<PathBuf> {
+    if let Some(dir) = &args.state {
+        return Ok(dir.clone());
+    }
+    let base = match std::env::var_os("XDG_STATE_HOME").filter(|d| !d.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => match std::env::var_os("HOME") {
+            Some(home) => Path::new(&home).join(".local/state"),
+            None => bail!("neither $XDG_STATE_HOME nor $HOME is set: say --state DIR"),
+        },
+    };
+    Ok(base.join("pvfs2-sync"))
+}
+
+/// Reads the password; a terminal does not show it.
+fn password(user: &str) -> Result<String> {
+    use std::io::IsTerminal;
+    let terminal = std::io::stdin().is_terminal();
+    let echo = |on: &str| terminal && Command::new("stty").arg(on).status().is_ok();
+    if terminal {
+        say(format!("Password of {user}:"));
+    }
+    echo("-echo");
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line);
+    echo("echo");
+    read.context("cannot read the password")?;
+    let line = line.trim_end_matches(['\r', '\n']).to_owned();
+    if line.is_empty() {
+        bail!("no password: type it, or give it as the first line of standard input");
+    }
+    Ok(line)
+}
+
+fn setup(args: SetupArgs) -> Result<()> {
+    let state = state_dir(&args.state)?;
+    let ca = match &args.ca {
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?,
+        ),
+        None => None,
+    };
+    let login = Login {
+        password: password(&args.user)?,
+        user: args.user,
+        device: args.device.unwrap_or_else(host_name),
+    };
+    let config = Config::set_up(&state, &args.server, ca, &login, &args.folder)?;
+    say(format!(
+        "{} is signed in; {} will be in step with {}. Next: pvfs2 sync daemon",
+        config.device,
+        config.folder.display(),
+        config.server
+    ));
+    Ok(())
+}
+
+fn run_daemon(args: DaemonArgs) -> Result<()> {
+    let state = state_dir(&args.state)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut signals = StopSignals::catch()?;
+    let every = Duration::from_secs(args.every);
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| daemon::run(&state, every, !args.no_watch, &stop));
+        while !work.is_finished() {
+            if signals.wait(Duration::from_millis(200)).is_some() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        match work.join() {
+            Ok(result) => Ok(result?),
+            Err(_) => bail!("the daemon's worker ended by a panic"),
+        }
+    })
+}
+
+fn tell(report: &Report) {
+    say(format!(
+        "in step: {} down ({} bytes), {} up ({} bytes)",
+        report.down, report.bytes_down, report.up, report.bytes_up
+    ));
+    let list = |what: &str, all: &[String]| {
+        for one in all {
+            say(format!("{what}: {one}"));
+        }
+    };
+    list("conflict copy", &report.conflicts);
+    list("skipped", &report.skipped);
+    list("problem", &report.problems);
+}
+
+fn now(args: NowArgs) -> Result<()> {
+    let state = state_dir(&args.state)?;
+    Config::load(&state)?;
+    if let Some(_lock) = Config::lock(&state)? {
+        let report = daemon::once(&state, args.allow_deletes)?;
+        tell(&report);
+        if report.problems.is_empty() {
+            return Ok(());
+        }
+        bail!("{} problems", report.problems.len());
+    }
+    let before = Status::load(&state).map_or(0, |s| s.passes);
+    daemon::wish(&state, args.allow_deletes)?;
+    let end = Instant::now() + Duration::from_secs(3_600);
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+        // One pass may have been under way when the wish came.
+        match Status::load(&state) {
+            Ok(s) if s.passes > before && !state.join("wish").exists() => {
+                say(s.state);
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
+    bail!("the daemon has made no pass within an hour")
+}
+
+fn status(args: StateArgs) -> Result<()> {
+    let state = state_dir(&args)?;
+    let (config, status) = (Config::load(&state)?, Status::load(&state)?);
+    if args.json {
+        return output::json(&status);
+    }
+    let running = Config::lock(&state)?.is_none();
+    say(format!("{} at {}: {}", config.user, config.server, config.folder.display()));
+    say(format!("state: {}", status.state));
+    say(format!(
+        "daemon: {}{}",
+        if running { "running" } else { "not running" },
+        match (running, status.watching) {
+            (true, false) => ", the folder is not watched: changes wait for the next full scan",
+            _ => "",
+        }
+    ));
+    say(format!("passes: {}, lost hints: {}", status.passes, status.overflows));
+    for one in &status.skipped {
+        say(format!("skipped: {one}"));
+    }
+    for one in &status.problems {
+        say(format!("problem: {one}"));
+    }
+    Ok(())
+}
+
+fn conflicts(args: StateArgs) -> Result<()> {
+    let state = state_dir(&args)?;
+    let config = Config::load(&state)?;
+    let found = pvfs2_sync::device::config::conflicts_in(&config.folder)?;
+    if args.json {
+        return output::json(&found);
+    }
+    for path in &found {
+        say(path);
+    }
+    if found.is_empty() {
+        say("no conflict copies");
+    }
+    Ok(())
+}

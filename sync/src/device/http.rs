@@ -1,0 +1,233 @@
+//! The server over HTTPS: what [`Remote`] asks, as requests of `/api/v1`. A request whose answer was
+//! lost is not sent again here: the pass ends, and the next one asks what became of it.
+use super::Remote;
+use crate::api::{BatchOp, Changes, LoggedIn, Login, NodeInfo, UploadBegin, UploadState};
+use crate::error::{Result, SyncError};
+use crate::files::PIECE_BYTES;
+use crate::tree::NodeId;
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::http::{Method, Request, Response};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body, SendBody};
+
+const CONNECT: Duration = Duration::from_secs(15);
+/// A whole answer to a question about names.
+const CALL: Duration = Duration::from_secs(90);
+/// Silence on a transfer of bytes.
+const TRANSFER: Duration = Duration::from_secs(600);
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// A connection to a server.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    base: String,
+    token: String,
+}
+
+fn net(e: &dyn std::fmt::Display) -> SyncError {
+    SyncError::Net(e.to_string())
+}
+
+impl Client {
+    /// For a server at `https://host:port`. `ca`: PEM of the certificates to trust instead of the
+    /// public ones.
+    ///
+    /// # Errors
+    /// [`SyncError::Invalid`] for an address without TLS or what is no certificate.
+    pub fn new(server: &str, ca: Option<&str>, token: &str) -> Result<Self> {
+        if !server.starts_with("https://") {
+            let why = format!("{server}: the address begins with https://, always");
+            return Err(SyncError::Invalid(why));
+        }
+        let roots = match ca {
+            None => RootCerts::WebPki,
+            Some(pem) => {
+                let mut certs: Vec<Certificate<'static>> = Vec::new();
+                for item in parse_pem(pem.as_bytes()) {
+                    match item {
+                        Ok(PemItem::Certificate(c)) => certs.push(c),
+                        Ok(_) => {}
+                        Err(e) => return Err(SyncError::Invalid(format!("certificate: {e}"))),
+                    }
+                }
+                if certs.is_empty() {
+                    return Err(SyncError::Invalid("no certificate in the file".into()));
+                }
+                RootCerts::Specific(Arc::new(certs))
+            }
+        };
+        let agent = Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(CALL))
+            .timeout_recv_body(Some(TRANSFER))
+            .timeout_send_body(Some(TRANSFER))
+            .max_redirects(0)
+            .build()
+            .new_agent();
+        let base = format!("{}/api/v1", server.trim_end_matches('/'));
+        Ok(Self { agent, base, token: token.to_owned() })
+    }
+
+    /// Signs in: a token for this device.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn login(&self, login: &Login) -> Result<LoggedIn> {
+        self.json(Method::POST, "/login", Some(login))
+    }
+
+    /// Ends this device's session.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn logout(&self) -> Result<()> {
+        self.send(Method::POST, "/logout", &[]).map(drop)
+    }
+
+    fn request<B: ureq::AsSendBody>(
+        &self,
+        method: Method,
+        path: &str,
+        kind: Option<&str>,
+        body: B,
+    ) -> Result<Response<Body>> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if !self.token.is_empty() {
+            request = request.header("authorization", format!("Bearer {}", self.token));
+        }
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let request = request.body(body).map_err(|e| net(&e))?;
+        let mut answer = self.agent.run(request).map_err(|e| net(&e))?;
+        let status = answer.status().as_u16();
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        let text = answer.body_mut().with_config().limit(4_096).read_to_string();
+        Err(SyncError::from_status(status, text.unwrap_or_default()))
+    }
+
+    fn send(&self, method: Method, path: &str, body: &[u8]) -> Result<Response<Body>> {
+        if body.is_empty() && (method == Method::GET || method == Method::DELETE) {
+            return self.request(method, path, None, SendBody::none());
+        }
+        self.request(method, path, Some("application/octet-stream"), body)
+    }
+
+    fn json<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Q>,
+    ) -> Result<A> {
+        let mut answer = match body {
+            None => self.send(method, path, &[])?,
+            Some(q) => {
+                let text = serde_json::to_vec(q).map_err(|e| SyncError::Invalid(e.to_string()))?;
+                self.request(method, path, Some("application/json"), text.as_slice())?
+            }
+        };
+        let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        serde_json::from_slice(&text.map_err(|e| net(&e))?).map_err(|e| net(&e))
+    }
+
+    /// Any question of the API.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A> {
+        self.json(Method::GET, path, None::<&()>)
+    }
+
+    /// Waits at the server until something changes after `since`, at most `wait_s` seconds. True: ask
+    /// for the changes.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn wait(&self, epoch: &str, since: i64, wait_s: u64) -> Result<bool> {
+        let path = format!("/changes?epoch={epoch}&since={since}&wait={wait_s}");
+        match self.get::<Changes>(&path) {
+            Ok(changes) => Ok(changes.next != since || !changes.nodes.is_empty()),
+            Err(SyncError::Epoch) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Remote for Client {
+    fn changes(&mut self, epoch: &str, since: i64) -> Result<Changes> {
+        self.get(&format!("/changes?epoch={epoch}&since={since}"))
+    }
+
+    fn run(&mut self, op: &BatchOp) -> Result<NodeInfo> {
+        self.json(Method::POST, "/op", Some(op))
+    }
+
+    fn outcome(&mut self, key: &str) -> Result<Option<NodeInfo>> {
+        self.get(&format!("/outcome/{key}"))
+    }
+
+    fn upload_begin(&mut self, req: &UploadBegin) -> Result<UploadState> {
+        self.json(Method::POST, "/uploads", Some(req))
+    }
+
+    fn upload_append(&mut self, id: &str, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.send(Method::PUT, &format!("/uploads/{id}?offset={offset}"), bytes).map(drop)
+    }
+
+    fn upload_commit(&mut self, id: &str) -> Result<NodeInfo> {
+        self.json(Method::POST, &format!("/uploads/{id}/commit"), Some(&()))
+    }
+
+    fn upload_drop(&mut self, id: &str) -> Result<()> {
+        self.send(Method::DELETE, &format!("/uploads/{id}"), &[]).map(drop)
+    }
+
+    fn content(
+        &mut self,
+        node: NodeId,
+        rev: i64,
+        from: u64,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut request = Request::builder()
+            .uri(format!("{}/nodes/{node}/content?rev={rev}", self.base))
+            .header("authorization", format!("Bearer {}", self.token));
+        if from > 0 {
+            request = request.header("range", format!("bytes={from}-"));
+        }
+        let request = request.body(SendBody::none()).map_err(|e| net(&e))?;
+        let mut answer = self.agent.run(request).map_err(|e| net(&e))?;
+        let status = answer.status().as_u16();
+        match (status, from) {
+            (200, 0) | (206, _) => {}
+            (200, _) => return Err(SyncError::Net("the server knows no ranges".into())),
+            _ => {
+                let text = answer.body_mut().with_config().limit(4_096).read_to_string();
+                return Err(SyncError::from_status(status, text.unwrap_or_default()));
+            }
+        }
+        let mut body = answer.body_mut().with_config().limit(u64::MAX).reader();
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut have = 0;
+        loop {
+            let room = piece.get_mut(have..).unwrap_or_default();
+            let n = body.read(room).map_err(|e| net(&e))?;
+            have += n;
+            if have == piece.len() || (n == 0 && have > 0) {
+                sink(piece.get(..have).unwrap_or_default())?;
+                have = 0;
+            }
+            if n == 0 {
+                return Ok(());
+            }
+        }
+    }
+}

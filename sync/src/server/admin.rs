@@ -1,0 +1,131 @@
+//! Pages of the administrator: users, quotas, who is kept out, what was done lately.
+use super::http::{App, Who};
+use super::pages::{Admin, UserRow, problem, show, size, time};
+use super::users::now_ms;
+use super::web::{frame, page, to};
+use crate::error::{Result, SyncError};
+use axum::Form;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use serde::Deserialize;
+
+type Page = std::result::Result<Response, Response>;
+const MIB: u64 = 1 << 20;
+/// So many entries of the audit are shown.
+const AUDIT_ROWS: u32 = 50;
+
+fn only_admin(who: &Who) -> Result<()> {
+    if who.session.user.admin {
+        Ok(())
+    } else {
+        // The same as for a page that is not there.
+        Err(SyncError::NotFound("this page".into()))
+    }
+}
+
+fn quota(text: &str) -> Result<Option<u64>> {
+    match text.trim() {
+        "" => Ok(None),
+        n => match n.parse::<u64>().ok().and_then(|n| n.checked_mul(MIB)) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(SyncError::Invalid(format!("quota {n:?} is no number of MiB"))),
+        },
+    }
+}
+
+/// The users.
+pub async fn users(State(app): State<App>, who: Who) -> Page {
+    let shown = page(move || {
+        only_admin(&who)?;
+        let mut rows = Vec::new();
+        for user in app.accounts.users()? {
+            let used = match app.worker(&user).and_then(|w| w.store.lock().usage()) {
+                Ok((used, _)) => size(used),
+                Err(e) => e.to_string(),
+            };
+            rows.push(UserRow {
+                id: user.id,
+                name: user.name,
+                admin: user.admin,
+                quota: user.quota.map_or(String::new(), |q| (q / MIB).to_string()),
+                disabled: user.disabled,
+                used,
+            });
+        }
+        let audit = app.accounts.audited(AUDIT_ROWS)?;
+        let audit = audit.into_iter().map(|(ms, who, what)| (time(ms), who, what)).collect();
+        Ok(Admin { frame: frame(&who.session), message: String::new(), users: rows, audit })
+    });
+    show(&shown.await?).map_err(|e| problem(&e.0))
+}
+
+/// A new user.
+#[derive(Deserialize)]
+pub struct NewUser {
+    user: String,
+    password: String,
+    quota: String,
+    #[serde(default)]
+    admin: String,
+}
+
+impl std::fmt::Debug for NewUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewUser").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// Makes a user.
+pub async fn create(State(app): State<App>, who: Who, Form(form): Form<NewUser>) -> Page {
+    page(move || {
+        only_admin(&who)?;
+        let (quota, admin) = (quota(&form.quota)?, form.admin == "yes");
+        app.accounts.create(&form.user, &form.password, admin, quota, now_ms())?;
+        let what = format!("made user {}", form.user);
+        app.accounts.audit(&who.session.user.name, &what, now_ms())
+    })
+    .await?;
+    Ok(to("/admin"))
+}
+
+/// A user's quota, whether the user is kept out, and a new password if one is given.
+#[derive(Deserialize)]
+pub struct Change {
+    quota: String,
+    #[serde(default)]
+    disabled: String,
+    #[serde(default)]
+    password: String,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change").field("quota", &self.quota).finish_non_exhaustive()
+    }
+}
+
+/// Changes a user.
+pub async fn change(
+    State(app): State<App>,
+    who: Who,
+    Path(id): Path<i64>,
+    Form(form): Form<Change>,
+) -> Page {
+    page(move || {
+        only_admin(&who)?;
+        let (user, quota) = (app.accounts.user(id)?, quota(&form.quota)?);
+        let disabled = form.disabled == "yes";
+        if disabled && id == who.session.user.id {
+            return Err(SyncError::Invalid("you cannot keep yourself out".into()));
+        }
+        app.accounts.set_user(id, quota, disabled)?;
+        app.worker(&user)?.store.lock().set_quota(quota);
+        if !form.password.is_empty() {
+            app.accounts.set_password(&user, &form.password)?;
+        }
+        let what = format!("changed user {}", user.name);
+        app.accounts.audit(&who.session.user.name, &what, now_ms())
+    })
+    .await?;
+    Ok(to("/admin"))
+}

@@ -1,0 +1,250 @@
+//! Routes, who is asking, errors as statuses, and the headers that every answer carries.
+//!
+//! A device shows its token as `Authorization: Bearer`. A browser has it in a cookie that no script can
+//! read and no other site can send (`__Host-`, HttpOnly, Secure, SameSite=Strict); what changes
+//! something must also come from our own pages, told by Origin (trap 19).
+use super::accounts::Session;
+use super::users::{Users, Worker, now_ms};
+use super::{admin, api, content, web};
+use crate::error::{Result, SyncError};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The cookie of a browser's session.
+pub const COOKIE: &str = "__Host-pvfs2";
+/// Bodies of forms and JSON.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What every handler gets.
+pub type App = Arc<Users>;
+
+/// From which address a request came; put in by the listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// An error on its way out.
+#[derive(Debug)]
+pub struct Failure(pub SyncError);
+
+impl From<SyncError> for Failure {
+    fn from(e: SyncError) -> Self {
+        Self(e)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // What is inside the machine is for its log.
+        let text = if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(error = %self.0, "request failed");
+            "an internal error; the server's log tells more".to_owned()
+        } else {
+            self.0.to_string()
+        };
+        let mut answer = (status, text).into_response();
+        if let SyncError::Busy(secs) = self.0 {
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        answer
+    }
+}
+
+/// Answer or failure.
+pub type Answer<T> = std::result::Result<T, Failure>;
+
+/// Runs what may block on the pool for that.
+///
+/// # Errors
+/// As `f`.
+pub async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Answer<T> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result.map_err(Failure),
+        Err(e) => Err(Failure(SyncError::Net(format!("the worker ended: {e}")))),
+    }
+}
+
+/// Somebody who is signed in, with their worker.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The session.
+    pub session: Session,
+    /// The user's worker.
+    pub worker: Arc<Worker>,
+}
+
+impl Who {
+    /// For the journal: which device.
+    #[must_use]
+    pub fn by(&self) -> String {
+        if self.session.device.is_empty() { "web".into() } else { self.session.device.clone() }
+    }
+}
+
+/// The token of a request, and whether it came in the cookie.
+#[must_use]
+pub fn token(headers: &HeaderMap) -> Option<(String, bool)> {
+    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    if let Some(bearer) = text(header::AUTHORIZATION).and_then(|a| a.strip_prefix("Bearer ")) {
+        return Some((bearer.to_owned(), false));
+    }
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+    let mut pairs = cookies.flat_map(|c| c.split(';')).filter_map(|p| p.trim().split_once('='));
+    pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| (value.to_owned(), true))
+}
+
+/// Whether a request that changes something comes from our own pages.
+#[must_use]
+pub fn from_our_pages(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    match (text(header::ORIGIN), text(header::HOST)) {
+        (Some(origin), Some(host)) => origin.strip_prefix("https://") == Some(host),
+        _ => false,
+    }
+}
+
+impl FromRequestParts<App> for Who {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &App,
+    ) -> std::result::Result<Self, Response> {
+        let page = !parts.uri.path().starts_with("/api/");
+        let Some((token, cookie)) = token(&parts.headers) else {
+            return Err(if page {
+                web::to("/login")
+            } else {
+                Failure(SyncError::Denied("not signed in".into())).into_response()
+            });
+        };
+        let safe = matches!(parts.method, Method::GET | Method::HEAD);
+        if cookie && !safe && !from_our_pages(&parts.headers) {
+            return Err((StatusCode::FORBIDDEN, "this request is from another site").into_response());
+        }
+        let app = app.clone();
+        let who = blocking(move || {
+            let session = app.accounts.session(&token, now_ms())?;
+            let worker = app.worker(&session.user)?;
+            Ok(Self { session, worker })
+        });
+        who.await.map_err(|e| match e.0 {
+            SyncError::Denied(_) if page => web::to("/login"),
+            _ => e.into_response(),
+        })
+    }
+}
+
+/// Headers on every answer: nothing is guessed, framed, scripted or kept.
+async fn headers(request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    let fixed = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+             frame-ancestors 'none'; base-uri 'none'",
+        ),
+    ];
+    for (name, value) in fixed {
+        answer.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// All routes.
+pub fn router(app: App) -> Router {
+    let api = Router::new()
+        .route("/login", post(api::login))
+        .route("/logout", post(api::logout))
+        .route("/me", get(api::me))
+        .route("/changes", get(api::changes))
+        .route("/nodes/{id}", get(api::node))
+        .route("/nodes/{id}/children", get(api::children))
+        .route("/nodes/{id}/content", get(content::node))
+        .route("/nodes/{id}/versions", get(api::versions))
+        .route("/nodes/{id}/versions/{rev}", get(content::version))
+        .route("/uploads", post(api::upload_begin))
+        .route(
+            "/uploads/{id}",
+            put(content::append).get(api::upload_state).delete(api::upload_drop),
+        )
+        .route("/uploads/{id}/commit", post(api::upload_commit))
+        .route("/op", post(api::op))
+        .route("/batch", post(api::batch))
+        .route("/outcome/{key}", get(api::outcome))
+        .route("/trash", get(api::trash))
+        .route("/restore", post(api::restore))
+        .route("/purge/{id}", post(api::purge))
+        .route("/devices", get(api::devices))
+        .route("/devices/{id}", axum::routing::delete(api::end_device));
+    let pages = Router::new()
+        .route("/", get(web::home))
+        .route("/login", get(web::login_page).post(web::login))
+        .route("/signup", get(web::signup_page).post(web::signup))
+        .route("/logout", post(web::logout))
+        .route("/files/{id}", get(web::browse))
+        .route("/files/{id}/mkdir", post(web::mkdir))
+        .route("/files/{id}/upload", post(web::upload).layer(DefaultBodyLimit::disable()))
+        .route("/node/{id}", get(web::details))
+        .route("/node/{id}/rename", post(web::rename))
+        .route("/node/{id}/delete", post(web::delete))
+        .route("/node/{id}/restore", post(web::restore))
+        .route("/node/{id}/purge", post(web::purge))
+        .route("/download/{id}", get(content::node))
+        .route("/download/{id}/{rev}", get(content::version))
+        .route("/trash", get(web::trash))
+        .route("/conflicts", get(web::conflicts))
+        .route("/account", get(web::account))
+        .route("/account/password", post(web::password))
+        .route("/account/sessions/{id}/end", post(web::end_session))
+        .route("/admin", get(admin::users))
+        .route("/admin/users", post(admin::create))
+        .route("/admin/users/{id}", post(admin::change))
+        .route("/style.css", get(web::style))
+        .route("/healthz", get(|| async { "ok\n" }));
+    Router::new()
+        .nest("/api/v1", api)
+        .merge(pages)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(headers))
+        .with_state(app)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn trap19_requests_of_other_sites_are_told_apart() {
+        let ours = with(&[(header::ORIGIN, "https://a:1"), (header::HOST, "a:1")]);
+        assert!(from_our_pages(&ours));
+        for bad in ["https://b:1", "http://a:1", "null", "https://a:1.evil"] {
+            let h = with(&[(header::ORIGIN, bad), (header::HOST, "a:1")]);
+            assert!(!from_our_pages(&h), "{bad}");
+        }
+        assert!(!from_our_pages(&with(&[(header::HOST, "a:1")])), "no Origin, no change");
+        let both = with(&[(header::COOKIE, "x=1; __Host-pvfs2=abc; y")]);
+        assert_eq!(token(&both), Some(("abc".into(), true)));
+        let bearer = with(&[(header::AUTHORIZATION, "Bearer t")]);
+        assert_eq!(token(&bearer), Some(("t".into(), false)));
+    }
+}

@@ -1,0 +1,21 @@
+//! The server: accounts, each user's store, `/api/v1`, and the pages for a browser, over TLS.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`accounts`] | users, passwords (argon2id), sessions (kept hashed), limits on attempts |
+//! | [`users`] | who has a store open: one worker per user, one writer per database |
+//! | [`http`] | the routes, who is asking, errors as statuses, headers |
+//! | [`api`], [`content`] | the API's requests; bytes in and out |
+//! | [`web`], [`admin`], [`pages`] | pages, usable without JavaScript |
+//! | [`serve`], [`running`] | certificate, listener, connections; the server as a whole |
+pub mod accounts;
+pub mod admin;
+pub mod api;
+pub mod content;
+pub mod http;
+pub mod limits;
+pub mod pages;
+pub mod running;
+pub mod serve;
+pub mod users;
+pub mod web;

@@ -1,0 +1,91 @@
+//! A server as a whole, on threads of its own: what `pvfs2 sync serve` and `quickstart` start and stop.
+use super::http::App;
+use super::serve::{Identity, bind, self_signed, serve, tls};
+use super::users::{SERVICE_DIR, Users, now_ms};
+use crate::error::{Result, SyncError};
+use crate::rng::{hex, secret};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// How to run a server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder that has the users' folders: any POSIX directory, or `/mnt/pvfs2/user`.
+    pub root: PathBuf,
+    /// Where it listens; port 0: any free one.
+    pub listen: SocketAddr,
+    /// Certificate and key; `None`: one that is made here.
+    pub identity: Option<Identity>,
+    /// Names and addresses for the certificate that is made here.
+    pub hosts: Vec<String>,
+    /// Whether anybody may make an account, and with which quota in bytes.
+    pub signup: Option<Option<u64>>,
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its accounts and workers.
+    pub app: App,
+    /// The certificate it shows.
+    pub cert: PathBuf,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts it; when this returns it answers.
+    ///
+    /// # Errors
+    /// I/O: the root, the address, the certificate.
+    pub fn start(options: &Options) -> Result<Self> {
+        let app: App = Arc::new(Users::open(&options.root, options.signup)?);
+        let identity = match &options.identity {
+            Some(given) => given.clone(),
+            None => self_signed(&options.root.join(SERVICE_DIR), &options.hosts)?,
+        };
+        let config = tls(&identity)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("sync-serve")
+            .enable_all()
+            .build()
+            .map_err(|e| SyncError::io("runtime", e))?;
+        let listener = runtime.block_on(bind(options.listen))?;
+        let addr = listener.local_addr().map_err(|e| SyncError::io("address", e))?;
+        let (stop, stopped) = watch::channel(false);
+        let serving = app.clone();
+        let thread = std::thread::Builder::new()
+            .name("sync-serve".into())
+            .spawn(move || runtime.block_on(serve(listener, config, serving, stopped)))
+            .map_err(|e| SyncError::io("thread", e))?;
+        Ok(Self { addr, app, cert: identity.cert, stop, thread: Some(thread) })
+    }
+
+    /// Makes the first administrator if there is no user yet; the password is told once, here.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn first_admin(&self) -> Result<Option<String>> {
+        if !self.app.accounts.users()?.is_empty() {
+            return Ok(None);
+        }
+        let password = hex(&secret::<10>().map_err(|e| SyncError::io("random bytes", e))?);
+        self.app.accounts.create("admin", &password, true, None, now_ms())?;
+        Ok(Some(password))
+    }
+}
+
+impl Drop for Running {
+    /// Lets requests that are under way end.
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

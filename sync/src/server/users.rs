@@ -1,0 +1,177 @@
+//! Which users' stores are open. A store is opened when its user first asks, with its database locked
+//! exclusively, and stays open: one worker per user, one writer per database.
+use super::accounts::{Accounts, User, UserId};
+use crate::error::{Result, SyncError};
+use crate::files::disk::Disk;
+use crate::rng::{hex, secret};
+use crate::store::{Progress, Store};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// The folder beside the users' folders that is the service's own.
+pub const SERVICE_DIR: &str = ".sync";
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// One user's worker.
+pub struct Worker {
+    /// The files, for reading and writing bytes outside the store's lock.
+    pub files: Arc<Disk>,
+    /// The table.
+    pub store: Mutex<Store>,
+    uploads: Mutex<HashMap<String, Arc<Mutex<Progress>>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// Waits for the next change.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Changes something, and wakes whoever waits for changes.
+    ///
+    /// # Errors
+    /// As `f`.
+    pub fn change<T>(&self, f: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
+        let result = f(&mut self.store.lock());
+        if result.is_ok() {
+            self.changed.send_modify(|n| *n += 1);
+        }
+        result
+    }
+
+    /// The progress of an upload that was begun.
+    ///
+    /// # Errors
+    /// [`SyncError::NotFound`].
+    pub fn progress(&self, id: &str) -> Result<Arc<Mutex<Progress>>> {
+        let mut uploads = self.uploads.lock();
+        if let Some(p) = uploads.get(id) {
+            return Ok(p.clone());
+        }
+        let p = Arc::new(Mutex::new(Progress::resume(&*self.files, id)?));
+        uploads.insert(id.to_owned(), p.clone());
+        Ok(p)
+    }
+
+    /// Makes an upload the file's content.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub fn commit(&self, id: &str, who: &str) -> Result<crate::api::NodeInfo> {
+        let progress = self.progress(id)?;
+        let progress = progress.lock();
+        let result = self.change(|s| s.upload_commit(id, &progress, who));
+        if !matches!(result, Err(SyncError::RootLost(_) | SyncError::Io { .. })) {
+            self.uploads.lock().remove(id);
+        }
+        result
+    }
+
+    /// Gives an upload up.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub fn drop_upload(&self, id: &str) -> Result<()> {
+        self.uploads.lock().remove(id);
+        self.store.lock().upload_drop(id)
+    }
+}
+
+/// The service: accounts and workers over one root.
+#[derive(Debug)]
+pub struct Users {
+    root: PathBuf,
+    /// The accounts.
+    pub accounts: Accounts,
+    workers: Mutex<HashMap<UserId, Arc<Worker>>>,
+    /// Whether anybody may make an account, and with which quota.
+    pub signup: Option<Option<u64>>,
+    _lock: std::fs::File,
+}
+
+impl Users {
+    /// Opens the service's folder below `root`, which must be there. `signup`: whether anybody may make
+    /// an account, and with which quota.
+    ///
+    /// # Errors
+    /// I/O; another server on the same root.
+    pub fn open(root: &Path, signup: Option<Option<u64>>) -> Result<Self> {
+        let own = root.join(SERVICE_DIR);
+        let fail = |e| SyncError::io(own.display().to_string(), e);
+        if !root.is_dir() {
+            return Err(SyncError::RootLost(format!("{} is no directory", root.display())));
+        }
+        std::fs::create_dir_all(&own).map_err(fail)?;
+        std::fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(fail)?;
+        let lock = std::fs::File::create(own.join("lock")).map_err(fail)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |e| SyncError::io(format!("{}: another server has it", own.display()), e.into()),
+        )?;
+        let accounts = Accounts::open(&own.join("accounts.db"))?;
+        Ok(Self {
+            root: root.to_owned(),
+            accounts,
+            workers: Mutex::default(),
+            signup,
+            _lock: lock,
+        })
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The user's worker; opens the store if nobody has asked yet.
+    ///
+    /// # Errors
+    /// I/O, database, [`SyncError::RootLost`].
+    pub fn worker(&self, user: &User) -> Result<Arc<Worker>> {
+        let mut workers = self.workers.lock();
+        if let Some(w) = workers.get(&user.id) {
+            return Ok(w.clone());
+        }
+        let tree = self.root.join(&user.name);
+        let own = self.root.join(SERVICE_DIR).join(user.id.to_string());
+        let fail = |e| SyncError::io(tree.display().to_string(), e);
+        let db_path = own.join("meta.db");
+        // A store that has been there before must be there again, else the mount is gone (trap 5).
+        if !db_path.exists() {
+            std::fs::create_dir_all(&tree).map_err(fail)?;
+            std::fs::create_dir_all(&own).map_err(fail)?;
+        }
+        let files = Arc::new(Disk::open(&tree, &own, None)?);
+        let epoch = hex(&secret::<8>().map_err(|e| SyncError::io("random bytes", e))?);
+        let db = Connection::open(&db_path)?;
+        let store = Store::open(db, files.clone(), Arc::new(now_ms), &epoch, user.quota)?;
+        let worker = Arc::new(Worker {
+            files,
+            store: Mutex::new(store),
+            uploads: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        workers.insert(user.id, worker.clone());
+        Ok(worker)
+    }
+}

@@ -1,0 +1,258 @@
+//! Every page as a browser asks for it: links and forms, cookies, no JavaScript.
+#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
+use pvfs2_sync::server::running::{Options, Running};
+use std::sync::Arc;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+
+struct Browser {
+    agent: ureq::Agent,
+    url: String,
+    origin: Option<String>,
+    cookie: String,
+}
+
+struct Got {
+    status: u16,
+    location: String,
+    headers: ureq::http::HeaderMap,
+    text: String,
+}
+
+impl Browser {
+    fn new(server: &Running) -> Self {
+        let pem = std::fs::read(&server.cert).unwrap();
+        let certs = parse_pem(&pem).filter_map(|i| match i.unwrap() {
+            PemItem::Certificate(c) => Some(c),
+            _ => None,
+        });
+        let roots = RootCerts::Specific(Arc::new(certs.collect()));
+        let agent = ureq::Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .build()
+            .new_agent();
+        let url = format!("https://{}", server.addr);
+        Self { agent, origin: Some(url.clone()), url, cookie: String::new() }
+    }
+
+    fn ask(&mut self, method: &str, path: &str, kind: &str, more: &[(&str, &str)], body: &[u8]) -> Got {
+        let mut r = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("cookie", &self.cookie);
+        if method == "POST" {
+            r = r.header("content-type", kind);
+            if let Some(origin) = &self.origin {
+                r = r.header("origin", origin);
+            }
+        }
+        for (k, v) in more {
+            r = r.header(*k, *v);
+        }
+        let mut answer = if method == "GET" {
+            self.agent.run(r.body(ureq::SendBody::none()).unwrap()).unwrap()
+        } else {
+            self.agent.run(r.body(body).unwrap()).unwrap()
+        };
+        if let Some(set) = answer.headers().get("set-cookie") {
+            let set = set.to_str().unwrap();
+            for flag in ["__Host-", "Secure", "HttpOnly", "SameSite=Strict", "Path=/"] {
+                assert!(set.contains(flag), "{set}");
+            }
+            self.cookie = set.split(';').next().unwrap().to_owned();
+        }
+        let location = answer.headers().get("location");
+        Got {
+            status: answer.status().as_u16(),
+            location: location.map_or(String::new(), |l| l.to_str().unwrap().to_owned()),
+            headers: answer.headers().clone(),
+            text: answer.body_mut().read_to_string().unwrap(),
+        }
+    }
+
+    fn get(&mut self, path: &str) -> Got {
+        self.ask("GET", path, "", &[], b"")
+    }
+
+    fn post(&mut self, path: &str, form: &str) -> Got {
+        self.ask("POST", path, "application/x-www-form-urlencoded", &[], form.as_bytes())
+    }
+
+    fn upload(&mut self, dir: i64, name: &str, bytes: &str) -> Got {
+        let body = format!(
+            "--B\r\nContent-Disposition: form-data; name=\"files\"; filename=\"{name}\"\r\n\r\n{bytes}\r\n--B--\r\n"
+        );
+        let path = format!("/files/{dir}/upload");
+        self.ask("POST", &path, "multipart/form-data; boundary=B", &[], body.as_bytes())
+    }
+}
+
+fn server(dir: &std::path::Path) -> Running {
+    let options = Options {
+        root: dir.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        identity: None,
+        hosts: vec!["127.0.0.1".into()],
+        signup: Some(Some(1 << 20)),
+    };
+    Running::start(&options).unwrap()
+}
+
+/// The number of the node whose link has this text before it.
+fn id_before(text: &str, link: &str, name: &str) -> i64 {
+    let end = text.find(&format!("\">{name}")).unwrap_or_else(|| panic!("{name} in {text}"));
+    let start = text[..end].rfind(link).unwrap() + link.len();
+    text[start..end].parse().unwrap()
+}
+
+fn rev(text: &str) -> String {
+    let at = text.find("name=\"rev\" value=\"").unwrap() + 18;
+    text[at..].split('"').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_user_walks_every_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let mut b = Browser::new(&server);
+    assert_eq!(b.get("/files/1").location, "/login");
+    assert!(b.get("/signup").text.contains("New account"));
+    let short = b.post("/signup", "user=ann&password=short");
+    assert!(short.status == 400 && short.text.contains("at least 10"), "{}", short.text);
+    let done = b.post("/signup", "user=ann&password=correct+horse");
+    assert_eq!((done.status, done.location.as_str()), (303, "/files/1"));
+    assert!(b.get("/files/1").text.contains("Nothing here yet"));
+
+    // Folders, files, a name that is no HTML.
+    b.post("/files/1/mkdir", "name=docs");
+    let text = b.get("/files/1").text;
+    let docs = id_before(&text, "/files/", "docs/");
+    assert_eq!(b.upload(docs, "a.txt", "first").status, 303);
+    assert_eq!(b.upload(docs, "a.txt", "second, longer").status, 303);
+    b.upload(docs, "<img src=x>.html", "<script>1</script>");
+    let text = b.get(&format!("/files/{docs}")).text;
+    assert!(text.contains("&#60;img src=x&#62;.html") && !text.contains("<img"), "{text}");
+    let file = id_before(&text, "/download/", "a.txt");
+    assert_eq!(std::fs::read(dir.path().join("ann/docs/a.txt")).unwrap(), b"second, longer");
+
+    // Download: whole, a part, not changed; never run by a browser.
+    let path = format!("/download/{file}");
+    let whole = b.get(&path);
+    assert_eq!(whole.text, "second, longer");
+    let header = |g: &Got, n: &str| g.headers.get(n).unwrap().to_str().unwrap().to_owned();
+    assert!(header(&whole, "content-disposition").starts_with("attachment"));
+    assert!(header(&whole, "content-security-policy").starts_with("sandbox"));
+    let part = b.ask("GET", &path, "", &[("range", "bytes=8-")], b"");
+    assert_eq!((part.status, part.text.as_str()), (206, "longer"));
+    let etag = header(&whole, "etag");
+    assert_eq!(b.ask("GET", &path, "", &[("if-none-match", &etag)], b"").status, 304);
+
+    // Versions, rename, trash.
+    let page = b.get(&format!("/node/{file}")).text;
+    let old = page.split(&format!("/download/{file}/")).nth(1).unwrap();
+    let version = old.split('"').next().unwrap().to_owned();
+    assert_eq!(b.get(&format!("{path}/{version}")).text, "first");
+    b.post(&format!("/node/{file}/restore"), &format!("rev={version}"));
+    assert_eq!(b.get(&path).text, "first");
+    let now = rev(&b.get(&format!("/node/{file}")).text);
+    let stale = b.post(&format!("/node/{file}/delete"), "rev=1");
+    assert_eq!(stale.status, 412, "a page that is out of date deletes nothing");
+    b.post(&format!("/node/{file}/rename"), &format!("name=b.txt&rev={now}"));
+    let now = rev(&b.get(&format!("/node/{file}")).text);
+    assert_eq!(b.post(&format!("/node/{file}/delete"), &format!("rev={now}")).status, 303);
+    assert!(b.get("/trash").text.contains("b.txt"));
+    b.post(&format!("/node/{file}/restore"), "");
+    assert!(b.get(&format!("/files/{docs}")).text.contains("b.txt"));
+    assert!(b.get("/conflicts").text.contains("Nothing."));
+    let full = b.upload(1, "big", &"x".repeat(1 << 20));
+    assert_eq!(full.status, 507, "quota: {}", full.text);
+
+    // A new password ends other sessions.
+    let mut other = Browser::new(&server);
+    other.post("/login", "user=ann&password=correct+horse");
+    assert_eq!(other.get("/account").status, 200);
+    let wrong = b.post("/account/password", "old=wrong&new=another+horse");
+    assert!(wrong.text.contains("wrong"), "{}", wrong.text);
+    assert_eq!(b.post("/account/password", "old=correct+horse&new=another+horse").status, 303);
+    assert_eq!(b.get("/account").status, 200);
+    assert_eq!(other.get("/account").location, "/login");
+    assert_eq!(b.get("/admin").status, 404, "not for users");
+    b.post("/logout", "");
+    assert_eq!(b.get("/files/1").location, "/login");
+}
+
+#[test]
+fn trap19_forms_of_other_sites_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let mut b = Browser::new(&server);
+    b.post("/signup", "user=ann&password=correct+horse");
+    for origin in [None, Some("https://evil.example".to_owned()), Some("null".into())] {
+        b.origin = origin;
+        assert_eq!(b.post("/files/1/mkdir", "name=x").status, 403);
+        assert_eq!(b.post("/login", "user=ann&password=correct+horse").status, 403);
+    }
+    assert!(!dir.path().join("ann/x").exists());
+    let page = b.get("/files/1");
+    for (name, part) in [
+        ("content-security-policy", "default-src 'none'"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("cache-control", "no-store"),
+    ] {
+        let value = page.headers.get(name).unwrap().to_str().unwrap();
+        assert!(value.contains(part), "{name}: {value}");
+    }
+}
+
+#[test]
+fn trap20_guessing_passwords_is_answered_with_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let mut b = Browser::new(&server);
+    let tries: Vec<u16> =
+        (0..7).map(|_| b.post("/login", "user=nobody&password=x").status).collect();
+    assert_eq!(tries, [401, 401, 401, 401, 401, 429, 429]);
+}
+
+#[test]
+fn trap18_nobody_reaches_another_users_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let (mut ann, mut bob) = (Browser::new(&server), Browser::new(&server));
+    ann.post("/signup", "user=ann&password=correct+horse");
+    bob.post("/signup", "user=bob&password=correct+horse");
+    ann.upload(1, "secret", "s");
+    let id = id_before(&ann.get("/files/1").text, "/download/", "secret");
+    assert_eq!(bob.get(&format!("/download/{id}")).status, 404);
+    for name in ["../ann/x", "..%2Fann%2Fx", ".", "..", "a%00b"] {
+        let got = bob.post("/files/1/mkdir", &format!("name={name}"));
+        assert_eq!(got.status, 400, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("ann")).unwrap().count(), 1);
+}
+
+#[test]
+fn an_administrator_manages_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let password = server.first_admin().unwrap().unwrap();
+    assert!(server.first_admin().unwrap().is_none(), "told once");
+    let mut b = Browser::new(&server);
+    b.post("/login", &format!("user=admin&password={password}"));
+    let made = b.post("/admin/users", "user=bob&password=correct+horse&quota=5");
+    assert_eq!(made.location, "/admin");
+    let page = b.get("/admin").text;
+    assert!(page.contains("bob") && page.contains("made user bob"), "{page}");
+    let mut bob = Browser::new(&server);
+    bob.post("/login", "user=bob&password=correct+horse");
+    assert!(bob.get("/account").text.contains("of 5.0 MiB"));
+    assert_eq!(bob.get("/admin").status, 404);
+    assert_eq!(bob.post("/admin/users/2", "quota=").status, 404);
+    b.post("/admin/users/2", "quota=7&disabled=yes");
+    assert_eq!(bob.get("/account").location, "/login", "kept out at once");
+    assert_eq!(bob.post("/login", "user=bob&password=correct+horse").status, 401);
+    let own = b.post("/admin/users/1", "quota=&disabled=yes");
+    assert!(own.status == 400 && own.text.contains("yourself"));
+}
