@@ -322,6 +322,12 @@ fn daemons_carry_changes_over_within_moments() {
     });
     assert_eq!(b.tree().len(), 21);
     daemon::wish(&a.state, true).unwrap();
+    until("the server has deleted them", || place.plain().is_empty());
+    // Every device asks for itself.
+    until("the brake holds on b", || {
+        Status::load(&b.state).is_ok_and(|s| s.state.contains("say yes"))
+    });
+    daemon::wish(&b.state, true).unwrap();
     until("the deletions are on b", || b.tree().is_empty());
     stop.store(true, Ordering::Relaxed);
     for t in threads {

@@ -6,7 +6,7 @@
 //! At the end the faults stop, and: all devices and the server hold the same, nothing that no user
 //! replaced or deleted is lost, and (where no backup was loaded) nothing that was deleted is back.
 //!
-//! `PVFS2_SYNC_SIM_SEEDS=N` sets how many histories (default 2,000), `PVFS2_SYNC_SEED=S` replays one
+//! `PVFS2_SYNC_SIM_SEEDS=N` sets how many histories (default 4,000), `PVFS2_SYNC_SEED=S` replays one
 //! with its trace.
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
 use pvfs2_sync::api::{BatchOp, Changes, NodeInfo, UploadBegin, UploadState};
@@ -514,7 +514,7 @@ fn whole_system_with_faults() {
         result.unwrap_or_else(|e| panic!("PVFS2_SYNC_SEED={seed}: {e}"));
         return;
     }
-    let count: u64 = std::env::var("PVFS2_SYNC_SIM_SEEDS").map_or(2_000, |n| n.parse().unwrap());
+    let count: u64 = std::env::var("PVFS2_SYNC_SIM_SEEDS").map_or(4_000, |n| n.parse().unwrap());
     let begin = std::time::Instant::now();
     let (mut crashes, mut restored) = (0, 0);
     for seed in 0..count {

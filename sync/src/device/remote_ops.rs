@@ -157,7 +157,11 @@ impl Pass<'_> {
         let path = self.path(key)?;
         let seen = self.stats.get(&key).copied();
         let stat = seen.ok_or_else(|| SyncError::Stale(format!("{path} is gone")))?;
-        let parent = parent_node(l.parent)?;
+        // A node that is replaced keeps its place at the server, wherever it is here.
+        let parent = match replace {
+            Some((id, _)) => parent_node(self.entry(&self.r, Key::Node(id))?.parent)?,
+            None => parent_node(l.parent)?,
+        };
         let hash = hex(&l.content.hash);
         let sent = Sent {
             node: replace.map(|(id, _)| id),

@@ -15,6 +15,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+/// So much of a refused upload is still read.
+const DRAIN_BYTES_MAX: usize = 64 << 20;
+
 /// What a page's handler ends with.
 type Page = std::result::Result<Response, Response>;
 
@@ -220,6 +223,23 @@ pub async fn upload(
     let Some(most) = length.and_then(|v| v.parse::<u64>().ok()) else {
         return Err(StatusCode::LENGTH_REQUIRED.into_response());
     };
+    let done = take_files(&who, id, most, &mut form).await;
+    if done.is_err() {
+        // A browser shows an answer only after it has sent all; very much is cut off all the same.
+        let mut left = DRAIN_BYTES_MAX;
+        while let Ok(Some(mut field)) = form.next_field().await {
+            while let Ok(Some(piece)) = field.chunk().await {
+                left = left.saturating_sub(piece.len());
+                if left == 0 {
+                    return done;
+                }
+            }
+        }
+    }
+    done
+}
+
+async fn take_files(who: &Who, id: NodeId, most: u64, form: &mut Multipart) -> Page {
     loop {
         let field = match form.next_field().await {
             Ok(Some(field)) => field,
@@ -259,7 +279,7 @@ pub async fn upload(
             Ok(req)
         })
         .await?;
-        let got = receive(&who, &key, 0, field).await.map_err(failed)?;
+        let got = receive(who, &key, 0, field).await.map_err(failed)?;
         let (worker, by) = (who.worker.clone(), who.by());
         page(move || {
             worker.store.lock().upload_resize(&req.id, got)?;
