@@ -38,7 +38,9 @@ pub enum SyncError {
     #[error("server not reached: {0}")]
     Net(String),
     /// The brake against mass deletion holds.
-    #[error("{0} deletions are planned, of {1} entries: say yes first (`pvfs2 sync now --allow-deletes`)")]
+    #[error(
+        "{0} deletions are planned, of {1} entries: say yes first (`pvfs2 sync now --allow-deletes`)"
+    )]
     Brake(usize, usize),
     /// The operating system's word about a file.
     #[error("{what}: {source}")]

@@ -36,7 +36,14 @@ impl Browser {
         Self { agent, origin: Some(url.clone()), url, cookie: String::new() }
     }
 
-    fn ask(&mut self, method: &str, path: &str, kind: &str, more: &[(&str, &str)], body: &[u8]) -> Got {
+    fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        more: &[(&str, &str)],
+        body: &[u8],
+    ) -> Got {
         let mut r = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))

@@ -37,11 +37,8 @@ impl World {
     }
 
     fn pick(&mut self, t: &Tree, dirs_only: bool) -> Option<Key> {
-        let mut keys: Vec<_> = t
-            .iter()
-            .filter(|(_, e)| !dirs_only || e.kind == Kind::Dir)
-            .map(|(k, _)| k)
-            .collect();
+        let mut keys: Vec<_> =
+            t.iter().filter(|(_, e)| !dirs_only || e.kind == Kind::Dir).map(|(k, _)| k).collect();
         if dirs_only {
             keys.push(Key::Node(ROOT));
         }
@@ -64,8 +61,7 @@ impl World {
                 };
                 if free && t.depth(parent) < 5 {
                     self.next += 1;
-                    let key =
-                        if local { Key::New(self.next as u64) } else { Key::Node(self.next) };
+                    let key = if local { Key::New(self.next as u64) } else { Key::Node(self.next) };
                     let dir = self.rng.below(3) == 0;
                     let (kind, content) = if dir {
                         (Kind::Dir, Content::default())
@@ -375,8 +371,7 @@ fn planner_over_random_triples() {
         println!("seed {seed}: {:?} rounds", history(seed).unwrap_or_else(|e| panic!("{e}")));
         return;
     }
-    let count: u64 =
-        std::env::var("PVFS2_SYNC_PLAN_SEEDS").map_or(20_000, |n| n.parse().unwrap());
+    let count: u64 = std::env::var("PVFS2_SYNC_PLAN_SEEDS").map_or(20_000, |n| n.parse().unwrap());
     let mut longest = 0;
     for seed in 0..count {
         match history(seed) {

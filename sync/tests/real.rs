@@ -71,8 +71,7 @@ impl Place {
             state: self.dir.path().join(format!("{name}.state")),
             folder: self.dir.path().join(name),
         };
-        let login =
-            Login { user: "ann".into(), password: PASSWORD.into(), device: name.into() };
+        let login = Login { user: "ann".into(), password: PASSWORD.into(), device: name.into() };
         Config::set_up(&d.state, &self.url(), Some(self.ca()), &login, &d.folder).unwrap();
         d
     }
@@ -144,7 +143,8 @@ fn two_devices_and_plain_files_on_the_server() {
     assert_eq!(place.plain(), a.tree(), "files are plain on the server");
     b.pass().unwrap();
     assert_eq!(b.tree(), a.tree());
-    let mode = |d: &Device| std::fs::metadata(d.folder.join("docs/big")).unwrap().modified().unwrap();
+    let mode =
+        |d: &Device| std::fs::metadata(d.folder.join("docs/big")).unwrap().modified().unwrap();
     assert_eq!(mode(&a), mode(&b), "the time travels along");
     let idle = b.pass().unwrap();
     assert_eq!((idle.up, idle.down, idle.bytes_up, idle.bytes_down), (0, 0, 0, 0));
@@ -302,9 +302,7 @@ fn daemons_carry_changes_over_within_moments() {
     until("both daemons are in step", || in_step(&a) && in_step(&b));
     assert!(Config::lock(&a.state).unwrap().is_none(), "one daemon per state");
     a.write("deep/er/hello", b"hello");
-    until("the file is on b", || {
-        b.tree().get("deep/er/hello") == Some(&Some(b"hello".to_vec()))
-    });
+    until("the file is on b", || b.tree().get("deep/er/hello") == Some(&Some(b"hello".to_vec())));
     b.write("deep/er/hello", b"hello back");
     until("the edit is on a", || {
         a.tree().get("deep/er/hello") == Some(&Some(b"hello back".to_vec()))
@@ -317,9 +315,7 @@ fn daemons_carry_changes_over_within_moments() {
     until("many files are on b", || b.tree().len() == 21);
     // The brake holds in the daemon too, and a wish releases it.
     std::fs::remove_dir_all(a.folder.join("m")).unwrap();
-    until("the brake holds", || {
-        Status::load(&a.state).is_ok_and(|s| s.state.contains("say yes"))
-    });
+    until("the brake holds", || Status::load(&a.state).is_ok_and(|s| s.state.contains("say yes")));
     assert_eq!(b.tree().len(), 21);
     daemon::wish(&a.state, true).unwrap();
     until("the server has deleted them", || place.plain().is_empty());

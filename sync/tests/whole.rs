@@ -355,12 +355,8 @@ impl World {
             self.server.mem.crash_after(self.rng.one_in(3).then(|| self.rng.below(80)));
             self.server.mem.full_one_in(if self.rng.one_in(5) { 4 } else { 0 });
         }
-        let mut net = Net {
-            server: &mut self.server,
-            rng: &mut self.rng,
-            late: &mut self.late,
-            faults,
-        };
+        let mut net =
+            Net { server: &mut self.server, rng: &mut self.rng, late: &mut self.late, faults };
         let result = engine.pass(&mut net, true);
         let base = engine.into_base();
         mem.crash_after(None);
@@ -469,9 +465,7 @@ impl World {
             .collect();
         let plain: BTreeMap<_, _> = server
             .iter()
-            .map(|(p, b)| {
-                (p.clone(), b.as_ref().map(|b| hex(blake3::hash(b).as_bytes())))
-            })
+            .map(|(p, b)| (p.clone(), b.as_ref().map(|b| hex(blake3::hash(b).as_bytes()))))
             .collect();
         if table != plain {
             return Err(format!("the table says otherwise:\n{table:?}\n{plain:?}"));
@@ -482,7 +476,8 @@ impl World {
         }
         let end: BTreeSet<Bytes> = server.into_values().flatten().collect();
         let name = |b: &Bytes| String::from_utf8_lossy(b).into_owned();
-        if let Some(b) = self.alive.iter().find(|b| !self.superseded.contains(*b) && !end.contains(*b))
+        if let Some(b) =
+            self.alive.iter().find(|b| !self.superseded.contains(*b) && !end.contains(*b))
         {
             return Err(format!("lost: {}", name(b)));
         }

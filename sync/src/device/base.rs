@@ -209,7 +209,13 @@ impl Base {
     ///
     /// # Errors
     /// Database.
-    pub fn agree(&mut self, id: NodeId, e: &Entry, sig: Signature, drop: Option<NodeId>) -> Result<()> {
+    pub fn agree(
+        &mut self,
+        id: NodeId,
+        e: &Entry,
+        sig: Signature,
+        drop: Option<NodeId>,
+    ) -> Result<()> {
         let parent = if let Key::Node(p) = e.parent { p } else { 0 };
         let tx = self.db.transaction()?;
         if let Some(old) = drop {

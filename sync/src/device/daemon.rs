@@ -97,7 +97,11 @@ impl Status {
 }
 
 /// Asks the server to say when something changes, and passes it on. Ends when nobody listens.
-fn watch_server(config: Config, state: Arc<parking_lot::Mutex<(String, i64)>>, hints: Sender<Hint>) {
+fn watch_server(
+    config: Config,
+    state: Arc<parking_lot::Mutex<(String, i64)>>,
+    hints: Sender<Hint>,
+) {
     let Ok(client) = config.client() else { return };
     let mut told = (String::new(), -1);
     // The daemon holds the other end.
@@ -268,4 +272,28 @@ fn one_pass(
         *heard.lock() = cursor;
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap17_lost_hints_mean_a_scan_at_once_and_are_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, hints) = channel();
+        let stop = AtomicBool::new(false);
+        let begin = Instant::now();
+        sender.send(Hint::Overflow).unwrap();
+        sender.send(Hint::Local).unwrap();
+        let far = begin + Duration::from_secs(3_600);
+        assert_eq!(wait(&hints, far, dir.path(), &stop), (1, false));
+        assert!(begin.elapsed() < Duration::from_secs(60), "it does not wait for the next scan");
+        wish(dir.path(), true).unwrap();
+        assert_eq!(wait(&hints, far, dir.path(), &stop), (0, true));
+        assert_eq!(granted(dir.path()), None, "a wish is granted once");
+        let status = Status { overflows: 3, ..Status::default() };
+        status.save(dir.path()).unwrap();
+        assert_eq!(Status::load(dir.path()).unwrap().overflows, 3);
+    }
 }

@@ -197,8 +197,7 @@ impl Engine {
         }
         let cursor = self.base.cursor()?.1;
         let (s, signatures) = agreed;
-        let mut p =
-            Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, report };
+        let mut p = Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, report };
         p.clear_tmp()?;
         p.refresh(&rehashed)?;
         p.give_up_requests()?;
@@ -266,12 +265,11 @@ impl Pass<'_> {
     /// Drops what was begun to be fetched and is not wanted any more.
     fn clear_tmp(&mut self) -> Result<()> {
         for (name, _) in self.e.files.list(At(Area::Own, "tmp"))?.entries {
-            let wanted = name.strip_prefix('d').and_then(|n| n.split_once('x')).is_some_and(
-                |(id, rev)| {
+            let wanted =
+                name.strip_prefix('d').and_then(|n| n.split_once('x')).is_some_and(|(id, rev)| {
                     let info = id.parse().ok().and_then(|id: NodeId| self.infos.get(&id));
                     info.is_some_and(|i| i.rev.to_string() == rev)
-                },
-            );
+                });
             if !wanted {
                 self.e.files.remove_file(At(Area::Own, &join("tmp", &name)))?;
             }

@@ -31,9 +31,7 @@ fn renamed(result: Result<()>) -> Result<()> {
         Err(SyncError::Io { what, source })
             if matches!(
                 source.raw_os_error(),
-                Some(
-                    libc::EEXIST | libc::ENOENT | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR
-                )
+                Some(libc::EEXIST | libc::ENOENT | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR)
             ) =>
         {
             Err(SyncError::Stale(format!("{what}: {source}")))
@@ -84,8 +82,7 @@ impl Engine {
             _ => "",
         };
         for nth in 1.. {
-            let name =
-                names::conflict(name_of(path), &self.names.device, &self.names.date, nth);
+            let name = names::conflict(name_of(path), &self.names.device, &self.names.date, nth);
             let to = join(dir, &name);
             if self.files.stat(At(Area::Tree, &to))?.is_none() {
                 self.files.rename(At(Area::Own, tmp), At(Area::Tree, &to))?;

@@ -31,9 +31,9 @@ impl Pass<'_> {
     pub(super) fn give_up_requests(&mut self) -> Result<()> {
         for (key, sent) in self.e.base.unanswered()? {
             let here = self.l.occupant(Key::Node(sent.parent), &sent.name, Key::New(u64::MAX));
-            let goes_on = here.and_then(|k| self.l.get(k)).is_some_and(|l| {
-                l.name == sent.name && hex(&l.content.hash) == sent.hash
-            });
+            let goes_on = here
+                .and_then(|k| self.l.get(k))
+                .is_some_and(|l| l.name == sent.name && hex(&l.content.hash) == sent.hash);
             if sent.kind == Kind::File && !sent.hash.is_empty() {
                 if goes_on {
                     continue;

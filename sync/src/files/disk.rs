@@ -7,9 +7,8 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use std::path::{Path, PathBuf};
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const MARKER: &str = "marker";
 
 /// Files below two real directories.
@@ -50,9 +49,8 @@ impl Disk {
         disk.marker = match disk.read(At(Area::Own, MARKER), 0, 64) {
             Ok(bytes) if !bytes.is_empty() => String::from_utf8_lossy(&bytes).into_owned(),
             _ => {
-                let new = rng::hex(
-                    &rng::secret::<16>().map_err(|e| SyncError::io("random bytes", e))?,
-                );
+                let new =
+                    rng::hex(&rng::secret::<16>().map_err(|e| SyncError::io("random bytes", e))?);
                 disk.write(At(Area::Own, MARKER), 0, new.as_bytes())?;
                 disk.seal(At(Area::Own, MARKER), 32, 0, false)?;
                 disk.sync_dir(At(Area::Own, ""))?;
@@ -96,18 +94,16 @@ impl Disk {
 
     fn open_at(&self, verb: &str, at: At, flags: OFlags) -> Result<OwnedFd> {
         let path = if at.1.is_empty() { "." } else { at.1 };
-        let mode = if flags.contains(OFlags::CREATE) {
-            Mode::from_raw_mode(0o644)
-        } else {
-            Mode::empty()
-        };
+        let mode =
+            if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o644) } else { Mode::empty() };
         fs::openat2(self.root(at.0), path, flags | OFlags::CLOEXEC, mode, BENEATH)
             .map_err(|e| SyncError::io(self.what(verb, at), e.into()))
     }
 
     /// The directory that holds `at`, and the name in it.
     fn dir_of<'a>(&self, verb: &str, at: At<'a>) -> Result<(OwnedFd, &'a str)> {
-        let dir = self.open_at(verb, At(at.0, parent_of(at.1)), OFlags::PATH | OFlags::DIRECTORY)?;
+        let dir =
+            self.open_at(verb, At(at.0, parent_of(at.1)), OFlags::PATH | OFlags::DIRECTORY)?;
         Ok((dir, name_of(at.1)))
     }
 

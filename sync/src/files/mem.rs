@@ -30,6 +30,7 @@ struct Inner {
     full_one_in: u64,
     mounted: bool,
     vanish: Option<u64>,
+    unreadable: Option<String>,
 }
 
 /// Files in memory; clones share them.
@@ -86,12 +87,8 @@ impl Inner {
 
     fn take(&mut self, path: &str) -> Vec<(String, Node)> {
         let below = format!("{path}/");
-        let keys: Vec<_> = self
-            .nodes
-            .keys()
-            .filter(|k| *k == path || k.starts_with(&below))
-            .cloned()
-            .collect();
+        let keys: Vec<_> =
+            self.nodes.keys().filter(|k| *k == path || k.starts_with(&below)).cloned().collect();
         keys.into_iter()
             .filter_map(|k| {
                 let node = self.nodes.remove(&k)?;
@@ -123,6 +120,7 @@ impl Mem {
             full_one_in: 0,
             mounted: true,
             vanish: None,
+            unreadable: None,
         };
         for dir in ["T", "O", "O/tmp", "O/versions", "O/trash", "O/foreign"] {
             inner.make(dir.to_owned(), true);
@@ -145,6 +143,23 @@ impl Mem {
         let mut inner = self.0.lock();
         inner.vanish = calls;
         inner.mounted = true;
+    }
+
+    /// Listing this directory of the tree fails from now on; `None`: none does.
+    pub fn unreadable(&self, dir: Option<&str>) {
+        self.0.lock().unreadable = dir.map(|d| key(At(Area::Tree, d)));
+    }
+
+    /// Bytes are lost from the end of a file while its time stands still, as a crash leaves it.
+    pub fn damage(&self, path: &str, len: usize) {
+        let mut inner = self.0.lock();
+        inner.clock += 1;
+        let clock = inner.clock;
+        if let Some(n) = inner.nodes.get_mut(&key(At(Area::Tree, path))) {
+            n.data.truncate(len);
+            n.durable.clone_from(&n.data);
+            n.ctime_ns = clock;
+        }
     }
 
     /// Lets time pass for the files.
@@ -214,6 +229,7 @@ impl Mem {
             full_one_in: inner.full_one_in,
             mounted: true,
             vanish: None,
+            unreadable: None,
         })))
     }
 }
@@ -244,6 +260,9 @@ impl Files for Mem {
             inner.step()?;
             if !inner.mounted {
                 return Ok(Listing::default());
+            }
+            if inner.unreadable.as_ref() == Some(&key(at)) {
+                return Err(errno(libc::EIO, at));
             }
             let dir = format!("{}/", key(at));
             if !inner.nodes.get(&key(at)).is_some_and(|n| n.dir) {

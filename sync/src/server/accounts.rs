@@ -3,8 +3,8 @@
 use super::limits::Limits;
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::Argon2;
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::Path;
@@ -89,7 +89,9 @@ CREATE TABLE IF NOT EXISTS audit (
 /// [`SyncError::Invalid`] that tells what a name may be.
 pub fn check_name(name: &str) -> Result<()> {
     let fine = (2..=32).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if fine {
         return Ok(());
@@ -103,7 +105,9 @@ pub fn check_name(name: &str) -> Result<()> {
 
 fn check_password(password: &str, name: &str) -> Result<()> {
     if password.len() > PASSWORD_BYTES_MAX {
-        return Err(SyncError::Invalid(format!("a password has at most {PASSWORD_BYTES_MAX} bytes")));
+        return Err(SyncError::Invalid(format!(
+            "a password has at most {PASSWORD_BYTES_MAX} bytes"
+        )));
     }
     if password.chars().count() < PASSWORD_CHARS_MIN {
         return Err(SyncError::Invalid(format!(
@@ -190,9 +194,8 @@ impl Accounts {
             "INSERT INTO user (name, password, admin, quota, created_ms) VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT DO NOTHING RETURNING {USER}"
         );
-        let made = db
-            .query_row(&sql, params![name, hash, admin, quota, now_ms], user_of)
-            .optional()?;
+        let made =
+            db.query_row(&sql, params![name, hash, admin, quota, now_ms], user_of).optional()?;
         made.ok_or_else(|| SyncError::Taken(format!("user {name}")))
     }
 
@@ -236,7 +239,12 @@ impl Accounts {
     ///
     /// # Errors
     /// Database.
-    pub fn begin_session(&self, user: UserId, device: &str, now_ms: i64) -> Result<(String, String)> {
+    pub fn begin_session(
+        &self,
+        user: UserId,
+        device: &str,
+        now_ms: i64,
+    ) -> Result<(String, String)> {
         let token = hex(&secret::<32>().map_err(|e| SyncError::io("random bytes", e))?);
         let hash = token_hash(&token);
         let device: String = device.chars().filter(|c| !c.is_control()).take(64).collect();
@@ -279,9 +287,10 @@ impl Accounts {
     /// Database.
     pub fn end_session(&self, user: UserId, id: &str) -> Result<()> {
         if let Some(hash) = crate::rng::unhex::<32>(id) {
-            self.db
-                .lock()
-                .execute("DELETE FROM session WHERE hash = ?1 AND user = ?2", params![hash, user])?;
+            self.db.lock().execute(
+                "DELETE FROM session WHERE hash = ?1 AND user = ?2",
+                params![hash, user],
+            )?;
         }
         Ok(())
     }
@@ -371,9 +380,8 @@ impl Accounts {
     /// Database.
     pub fn audited(&self, count: u32) -> Result<Vec<(i64, String, String)>> {
         let db = self.db.lock();
-        let mut q = db.prepare_cached(
-            "SELECT at_ms, who, what FROM audit ORDER BY rowid DESC LIMIT ?1",
-        )?;
+        let mut q =
+            db.prepare_cached("SELECT at_ms, who, what FROM audit ORDER BY rowid DESC LIMIT ?1")?;
         let rows = q.query_map([count], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
@@ -388,7 +396,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let a = Accounts::open(&dir.path().join("a.db")).unwrap();
         let ann = a.create("ann", "correct horse battery", false, Some(5), 1).unwrap();
-        assert!(matches!(a.create("ann", "another password", false, None, 1), Err(SyncError::Taken(_))));
+        assert!(matches!(
+            a.create("ann", "another password", false, None, 1),
+            Err(SyncError::Taken(_))
+        ));
         for bad in ["Ann", "a", "../x", ".ann", "a/b", "ann "] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
@@ -410,7 +421,10 @@ mod tests {
         let (web, id) = a.begin_session(ann.id, "", 0).unwrap();
         let (dev, _) = a.begin_session(ann.id, "laptop", 0).unwrap();
         let raw = std::fs::read(dir.path().join("a.db-wal")).unwrap();
-        assert!(!raw.windows(16).any(|w| w == &web.as_bytes()[..16]), "the token is in the database");
+        assert!(
+            !raw.windows(16).any(|w| w == &web.as_bytes()[..16]),
+            "the token is in the database"
+        );
         assert_eq!(a.session(&web, 5).unwrap().user, ann);
         assert!(a.session(&web, WEB_SESSION_MS + 1).is_err(), "idle for too long");
         assert_eq!(a.session(&dev, WEB_SESSION_MS + 1).unwrap().device, "laptop");

@@ -26,7 +26,8 @@ pub async fn login(
     Json(req): Json<Login>,
 ) -> Answer<Json<LoggedIn>> {
     blocking(move || {
-        let user = app.accounts.check(&req.user, &req.password, &peer.ip().to_string(), now_ms())?;
+        let user =
+            app.accounts.check(&req.user, &req.password, &peer.ip().to_string(), now_ms())?;
         let name = if req.device.is_empty() { "device" } else { &req.device };
         let (token, device) = app.accounts.begin_session(user.id, name, now_ms())?;
         app.accounts.audit(&user.name, &format!("signed in device {name:?}"), now_ms())?;
@@ -84,10 +85,14 @@ pub struct Since {
 }
 
 /// What changed; waits for the first change if nothing has.
-pub async fn changes(who: Who, Query(q): Query<Since>) -> Answer<Json<Changes>> {
+pub async fn changes(
+    State(app): State<App>,
+    who: Who,
+    Query(q): Query<Since>,
+) -> Answer<Json<Changes>> {
     let mut watch = who.worker.watch();
-    let deadline =
-        tokio::time::Instant::now() + Duration::from_secs(q.wait.min(WAIT_S_MAX));
+    let mut closing = app.closing.subscribe();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(q.wait.min(WAIT_S_MAX));
     loop {
         watch.mark_unchanged();
         let (worker, epoch, since) = (who.worker.clone(), q.epoch.clone(), q.since);
@@ -102,7 +107,12 @@ pub async fn changes(who: Who, Query(q): Query<Since>) -> Answer<Json<Changes>> 
         })
         .await?;
         let nothing = found.nodes.is_empty() && found.next == q.since;
-        if !nothing || tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
+        let news = tokio::select! {
+            changed = tokio::time::timeout_at(deadline, watch.changed()), if nothing => changed.is_ok(),
+            _ = closing.wait_for(|c| *c), if nothing => false,
+            else => false,
+        };
+        if !news {
             return Ok(Json(found));
         }
     }

@@ -123,8 +123,9 @@ fn answer(o: Opened, headers: &HeaderMap) -> Answer<Response> {
     let asked = if same { range(text(header::RANGE), o.size) } else { Ok(None) };
     let Ok(asked) = asked else {
         let whole = format!("bytes */{}", o.size);
-        return Ok((StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, whole)])
-            .into_response());
+        return Ok(
+            (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, whole)]).into_response()
+        );
     };
     let (from, end) = asked.map_or((0, o.size), |(a, b)| (a, b + 1));
     let file = Arc::new(o.file);
@@ -237,6 +238,9 @@ mod tests {
         for whole in [None, Some("bytes=5-2"), Some("bytes=0-1,4-5"), Some("lines=1-2")] {
             assert_eq!(range(whole, 10), Ok(None), "{whole:?}");
         }
-        assert_eq!(attachment("a \"b\"\r\n.é"), "attachment; filename*=UTF-8''a%20%22b%22%0D%0A.%C3%A9");
+        assert_eq!(
+            attachment("a \"b\"\r\n.é"),
+            "attachment; filename*=UTF-8''a%20%22b%22%0D%0A.%C3%A9"
+        );
     }
 }

@@ -130,7 +130,9 @@ impl FromRequestParts<App> for Who {
         };
         let safe = matches!(parts.method, Method::GET | Method::HEAD);
         if cookie && !safe && !from_our_pages(&parts.headers) {
-            return Err((StatusCode::FORBIDDEN, "this request is from another site").into_response());
+            return Err(
+                (StatusCode::FORBIDDEN, "this request is from another site").into_response()
+            );
         }
         let app = app.clone();
         let who = blocking(move || {

@@ -233,7 +233,10 @@ mod tests {
 
     #[test]
     fn numbers_are_for_people() {
-        assert_eq!((size(0), size(1_023), size(1_536)), ("0 B".into(), "1023 B".into(), "1.5 KiB".into()));
+        assert_eq!(
+            (size(0), size(1_023), size(1_536)),
+            ("0 B".into(), "1023 B".into(), "1.5 KiB".into())
+        );
         assert_eq!(time(0), "1970-01-01 00:00");
         assert_eq!(time(1_709_210_096_000), "2024-02-29 12:34");
         assert_eq!(time(-1), "1969-12-31 23:59");

@@ -83,6 +83,7 @@ impl Running {
 impl Drop for Running {
     /// Lets requests that are under way end.
     fn drop(&mut self) {
+        self.app.closing.send_replace(true);
         let _ = self.stop.send(true);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

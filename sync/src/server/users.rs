@@ -105,6 +105,8 @@ pub struct Users {
     workers: Mutex<HashMap<UserId, Arc<Worker>>>,
     /// Whether anybody may make an account, and with which quota.
     pub signup: Option<Option<u64>>,
+    /// Says when the server ends, so that nobody waits for changes any more.
+    pub closing: watch::Sender<bool>,
     _lock: std::fs::File,
 }
 
@@ -133,6 +135,7 @@ impl Users {
             accounts,
             workers: Mutex::default(),
             signup,
+            closing: watch::Sender::new(false),
             _lock: lock,
         })
     }

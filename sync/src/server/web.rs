@@ -93,13 +93,7 @@ fn signed_in(token: &str) -> Response {
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-async fn enter(
-    app: App,
-    peer: Peer,
-    headers: HeaderMap,
-    form: Credentials,
-    new: bool,
-) -> Page {
+async fn enter(app: App, peer: Peer, headers: HeaderMap, form: Credentials, new: bool) -> Page {
     if !from_our_pages(&headers) {
         return Err((StatusCode::FORBIDDEN, "this form is from another site").into_response());
     }
@@ -252,10 +246,9 @@ async fn take_files(who: &Who, id: NodeId, most: u64, form: &mut Multipart) -> P
         if name.is_empty() {
             continue;
         }
-        let key = page(|| {
-            secret::<16>().map(|b| hex(&b)).map_err(|e| SyncError::io("random bytes", e))
-        })
-        .await?;
+        let key =
+            page(|| secret::<16>().map(|b| hex(&b)).map_err(|e| SyncError::io("random bytes", e)))
+                .await?;
         let mut req = UploadBegin {
             id: key.clone(),
             parent: id,

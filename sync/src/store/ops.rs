@@ -7,9 +7,7 @@
 //! | transaction with notes | files | nothing changed |
 //! | files | answer | carried out before the next request |
 use super::redo::{Note, note};
-use super::{
-    Store, at_rev, journal, lookup, next_rev, path_of, room_for, to_i64,
-};
+use super::{Store, at_rev, journal, lookup, next_rev, path_of, room_for, to_i64};
 use crate::api::{BatchOp, BatchReply, Delete, Exchange, Mkdir, Move, NodeInfo};
 use crate::error::{Result, SyncError};
 use crate::files::join;
@@ -88,7 +86,14 @@ impl Store {
             "INSERT INTO node (id, parent, name, fold, kind, hash, rev, mtime_ns) \
              VALUES (?1, ?2, ?3, ?4, 1, zeroblob(32), ?5, ?6)",
         )?
-        .execute(params![id, req.parent, req.name, fold(&req.name), rev, ms * 1_000_000])?;
+        .execute(params![
+            id,
+            req.parent,
+            req.name,
+            fold(&req.name),
+            rev,
+            ms * 1_000_000
+        ])?;
         journal(&tx, rev, id, "mkdir", who, ms)?;
         note(&tx, &Note::Mkdir { path, keep: format!("foreign/{id}@{rev}") })?;
         let node = after(&tx, id)?;
@@ -123,8 +128,10 @@ impl Store {
             return Err(SyncError::Invalid(format!("nested deeper than {DEPTH_MAX} directories")));
         }
         let rev = next_rev(&tx)?;
-        tx.prepare_cached("UPDATE node SET parent = ?2, name = ?3, fold = ?4, rev = ?5 WHERE id = ?1")?
-            .execute(params![node.id, req.parent, req.name, fold(&req.name), rev])?;
+        tx.prepare_cached(
+            "UPDATE node SET parent = ?2, name = ?3, fold = ?4, rev = ?5 WHERE id = ?1",
+        )?
+        .execute(params![node.id, req.parent, req.name, fold(&req.name), rev])?;
         journal(&tx, rev, node.id, "move", who, ms)?;
         note(&tx, &Note::Move { from, to, inode, keep: format!("foreign/{}@{rev}", node.id) })?;
         let node = after(&tx, node.id)?;
@@ -155,8 +162,13 @@ impl Store {
         tx.execute("UPDATE node SET fold = '/' WHERE id = ?1", [a.id])?;
         for (node, to) in [(&b, &a), (&a, &b)] {
             let rev = next_rev(&tx)?;
-            tx.prepare_cached(set)?
-                .execute(params![node.id, to.parent, to.name, fold(&to.name), rev])?;
+            tx.prepare_cached(set)?.execute(params![
+                node.id,
+                to.parent,
+                to.name,
+                fold(&to.name),
+                rev
+            ])?;
             journal(&tx, rev, node.id, "move", who, ms)?;
         }
         note(&tx, &Note::Swap { a: path_a, b: path_b, inode })?;
@@ -201,10 +213,13 @@ impl Store {
             )?
             .execute(params![node.id, rev, ms, file])?;
             journal(&tx, rev, node.id, "delete", who, ms)?;
-            note(&tx, &match file {
-                true => Note::Keep { path, keep: format!("trash/{}@{rev}", node.id) },
-                false => Note::Rmdir { path, keep: format!("foreign/{}@{rev}", node.id) },
-            })?;
+            note(
+                &tx,
+                &match file {
+                    true => Note::Keep { path, keep: format!("trash/{}@{rev}", node.id) },
+                    false => Note::Rmdir { path, keep: format!("foreign/{}@{rev}", node.id) },
+                },
+            )?;
         }
         let node = after(&tx, top.id)?;
         remember(&tx, &req.key, &node, ms)?;

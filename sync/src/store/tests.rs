@@ -195,7 +195,8 @@ fn strangers_in_the_tree_are_kept_aside() {
 #[test]
 fn a_crash_at_any_call_leaves_before_or_after() {
     let run = |s: &mut Store, step: usize| -> Result<()> {
-        let by_name = |s: &Store, n: &str| s.children(ROOT).unwrap().into_iter().find(|x| x.name == n);
+        let by_name =
+            |s: &Store, n: &str| s.children(ROOT).unwrap().into_iter().find(|x| x.name == n);
         match step {
             0 => drop(s.put(&upload(9, ROOT, "new", b"new"), b"new", "t")?),
             1 => {

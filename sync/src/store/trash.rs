@@ -144,8 +144,7 @@ impl Store {
         journal(&tx, rev, node, "restore", who, ms)?;
         let path = join(&dir, &name);
         note(&tx, &Note::Place { own, inode, path, keep: format!("foreign/{node}@{rev}") })?;
-        let info =
-            lookup(&tx, node)?.ok_or_else(|| SyncError::NotFound(format!("node {node}")))?;
+        let info = lookup(&tx, node)?.ok_or_else(|| SyncError::NotFound(format!("node {node}")))?;
         tx.commit()?;
         self.recover()?;
         Ok(info)

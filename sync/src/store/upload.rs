@@ -10,7 +10,9 @@
 //! A commit is idempotent: its id is remembered with the answer (trap 13).
 use super::ops::next_node;
 use super::redo::{Note, note};
-use super::{Store, VERSIONS_MAX, at_rev, charge, journal, lookup, next_rev, path_of, room_for, to_i64};
+use super::{
+    Store, VERSIONS_MAX, at_rev, charge, journal, lookup, next_rev, path_of, room_for, to_i64,
+};
 use crate::api::{NodeInfo, UploadBegin, UploadState};
 use crate::error::{Result, SyncError};
 use crate::files::{self, Area, At, Files, join};
@@ -137,17 +139,17 @@ impl Store {
         let (node, rev) = req.replace.unwrap_or((0, 0));
         tx.prepare_cached("INSERT INTO upload VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
             .execute(params![
-                req.id,
-                req.parent,
-                req.name,
-                node,
-                rev,
-                to_i64(req.size),
-                req.hash,
-                req.mtime_ns,
-                req.exec,
-                ms
-            ])?;
+            req.id,
+            req.parent,
+            req.name,
+            node,
+            rev,
+            to_i64(req.size),
+            req.hash,
+            req.mtime_ns,
+            req.exec,
+            ms
+        ])?;
         tx.commit()?;
         Ok(UploadState { offset: 0 })
     }
@@ -291,8 +293,7 @@ impl Store {
         note(&tx, &Note::Place { own, inode, path, keep: kept })?;
         drop_old_versions(&tx, node)?;
         tx.execute("DELETE FROM upload WHERE id = ?1", [id])?;
-        let info =
-            lookup(&tx, node)?.ok_or_else(|| SyncError::NotFound(format!("node {node}")))?;
+        let info = lookup(&tx, node)?.ok_or_else(|| SyncError::NotFound(format!("node {node}")))?;
         let text = serde_json::to_string(&info).map_err(|e| SyncError::Invalid(e.to_string()))?;
         tx.prepare_cached("INSERT OR REPLACE INTO done VALUES (?1, ?2, ?3)")?
             .execute(params![id, text, ms])?;
