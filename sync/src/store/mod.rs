@@ -2,7 +2,7 @@
 //! writer of both; whoever holds a `Store` is that user's worker.
 //!
 //! A change is one transaction that alters the nodes and notes what must happen to the files
-//! ([`redo`]); then the files are changed; then the note is struck out. After a crash the notes are
+//! (`redo.rs`); then the files are changed; then the note is struck out. After a crash the notes are
 //! carried out again before anything else, and each of them may be carried out twice. Bytes are durable
 //! before the transaction that names them. What lies in the tree without the store's knowledge is never
 //! overwritten or deleted: it is moved to `foreign/`.
