@@ -3,7 +3,7 @@
 //! drawn from one seed. Random operations must give what a reference model gives.
 //!
 //! A failure names its seed: `PVFS2_SEED=n cargo test -p pvfs2-tests --test sim` plays it alone.
-//! `PVFS2_SIM_SEEDS` says how many seeds each test plays (default 1,250: 10,000 histories in all); `PVFS2_SIM_TRACE=1` tells each
+//! `PVFS2_SIM_SEEDS` says how many seeds each test plays (default 900: over 10,000 histories in all); `PVFS2_SIM_TRACE=1` tells each
 //! step and each fault.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 // all test: a panic is a verdict
@@ -136,7 +136,7 @@ fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     match number("PVFS2_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("PVFS2_SIM_SEEDS").unwrap_or(1_250)).collect(),
+        None => (1..=number("PVFS2_SIM_SEEDS").unwrap_or(900)).collect(),
     }
 }
 
