@@ -14,8 +14,8 @@
 //! Invariant: a page with attributes serves only as long as this mount has changed nothing since it
 //! was begun, because the kernel would believe the older size of a file written in between.
 use crate::attrs::{file_attr, file_type};
+use crate::fuse_ops::Shared;
 use crate::inodes::Inodes;
-use crate::pages::Told;
 use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use parking_lot::Mutex;
 use pvfs2_client::sys;
@@ -122,11 +122,11 @@ impl Sink for PlainSink<'_> {
 }
 
 /// With attributes; each entry taken counts as a lookup.
-pub struct PlusSink<'a> {
+pub(crate) struct PlusSink<'a> {
     /// The kernel's reply.
     pub reply: &'a mut ReplyDirectoryPlus,
-    /// Counts the lookups.
-    pub inodes: &'a Inodes,
+    /// Counts the lookups, and knows what the kernel is to be told.
+    pub shared: &'a Shared,
     /// Life of names and attributes in the kernel.
     pub ttl: Duration,
 }
@@ -140,12 +140,7 @@ impl Sink for PlusSink<'_> {
 
     fn entry(&mut self, ino: INodeNo, offset: u64, e: &Dirent) -> bool {
         let (attr, ttl) = match &e.attr {
-            Some(attr) => match self.inodes.show(attr, !self.ttl.is_zero()) {
-                Told::Good { mtime_ns } => {
-                    (file_attr(&Attr { mtime_ns, ..attr.clone() }, ino), Duration::ZERO)
-                }
-                Told::Truth | Told::Old => (file_attr(attr, ino), self.ttl),
-            },
+            Some(attr) => self.shared.shown(attr, self.ttl),
             // Without attributes (the object's server did not answer) the kernel asks when it needs
             // them: their life is 0.
             None => (type_only(ino, e.kind), Duration::ZERO),
@@ -153,7 +148,7 @@ impl Sink for PlusSink<'_> {
         let name = OsStr::from_bytes(&e.name);
         let full = self.reply.add(ino, offset, name, &ttl, &attr, Generation(0));
         if !full {
-            self.inodes.remember(Handle(e.handle), e.attr.as_ref());
+            self.shared.inodes.remember(Handle(e.handle), e.attr.as_ref());
         }
         full
     }

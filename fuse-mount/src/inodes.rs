@@ -103,6 +103,13 @@ impl Inodes {
         }
     }
 
+    /// The kernel has dropped the pages of `handle`.
+    pub fn told_old(&self, handle: Handle) {
+        if let Some(entry) = self.shard(handle).lock().get_mut(&handle.0) {
+            entry.pages.told_old();
+        }
+    }
+
     /// Servers have restarted `restarts` times so far: after one that lost power, versions may come
     /// again and mean something else.
     pub fn at_restarts(&self, restarts: u64) {

@@ -35,7 +35,8 @@ const BYTES_PER_ANSWER: u64 = 32 << 10;
 pub enum Told {
     /// The attributes as they are.
     Truth,
-    /// The truth, and that the pages are old: it could not know by the mtime.
+    /// The truth, and that the pages are old: it could not know by the mtime. Said until it has heard
+    /// it ([`Pages::told_old`]), whoever asks.
     Old,
     /// This mtime, which it knows: its pages are good.
     Good {
@@ -50,13 +51,15 @@ pub struct Pages {
     good: Option<u64>,
     told_ns: Option<i64>,
     answers: u64,
+    /// The pages are old, and the kernel may not have heard of it.
+    old: bool,
 }
 
 impl Pages {
     /// The kernel hears of the file, and has no page of it.
     pub fn new(attr: Option<&Attr>) -> Pages {
         let good = attr.filter(|a| a.data_is_known()).map(|a| a.data_version);
-        Pages { good, told_ns: attr.map(|a| a.mtime_ns), answers: 0 }
+        Pages { good, told_ns: attr.map(|a| a.mtime_ns), ..Pages::default() }
     }
 
     /// Whether the pages are good as far as `attr` tells; moves `good` on, or ends it.
@@ -80,7 +83,9 @@ impl Pages {
         }
         self.told_ns = Some(attr.mtime_ns);
         self.answers = 0;
-        if were_good && self.good.is_none() && is_same { Told::Old } else { Told::Truth }
+        // Another mtime tells the kernel by itself.
+        self.old = is_same && (self.old || were_good && self.good.is_none());
+        if self.old { Told::Old } else { Told::Truth }
     }
 
     /// `attr` is about to go to the kernel as the answer to its own change of attributes, and it
@@ -90,7 +95,13 @@ impl Pages {
         self.check(attr);
         self.told_ns = Some(attr.mtime_ns);
         self.answers = 0;
-        if were_good && self.good.is_none() { Told::Old } else { Told::Truth }
+        self.old |= were_good && self.good.is_none();
+        if self.old { Told::Old } else { Told::Truth }
+    }
+
+    /// The kernel has dropped the pages.
+    pub fn told_old(&mut self) {
+        self.old = false;
     }
 
     /// The kernel could not be kept from taking over the truth.
@@ -103,6 +114,7 @@ impl Pages {
     pub fn keep_at_open(&mut self, attr: &Attr, truncated: bool) -> bool {
         let keep = self.check(attr) && !truncated;
         if !keep {
+            self.old = false;
             self.good = attr.data_is_known().then_some(attr.data_version);
         }
         keep
@@ -156,7 +168,17 @@ mod tests {
     fn with_the_mtime_set_back_the_kernel_must_hear_of_it() {
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
         assert_eq!(p.show(&attr(6, 6, 100), true), Told::Old);
-        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Truth, "once");
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Old, "until it has heard");
+        p.told_old();
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Truth);
+        let mut p = Pages::new(Some(&attr(5, 5, 100)));
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Old);
+        assert_eq!(p.show(&attr(6, 6, 200), true), Told::Truth, "another mtime tells it");
+        assert_eq!(p.show(&attr(6, 6, 200), true), Told::Truth);
+        let mut p = Pages::new(Some(&attr(5, 5, 100)));
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Old);
+        assert!(!p.keep_at_open(&attr(6, 6, 100), false), "it drops them now");
+        assert_eq!(p.show(&attr(6, 6, 100), true), Told::Truth);
         let mut p = Pages::new(Some(&attr(5, 5, 100)));
         assert_eq!(p.show_changed(&attr(6, 6, 200)), Told::Old, "no mtime tells the kernel");
         let mut p = Pages::new(Some(&attr(5, 5, 100)));

@@ -78,7 +78,7 @@ impl PvfsFs {
     ) {
         let mut op = self.dispatch.open_file_op(req);
         let (client, net) = (self.dispatch.client().as_ref(), self.dispatch.carrier());
-        let serve = |buf: &mut [u8]| {
+        self.dispatch.with_buffer(len, |buf| {
             let read = read_into(client, &*net, &mut op, &opened.file, logical_offset, buf);
             match self.dispatch.now(read) {
                 Ok(Lent::Done(n)) => reply.data(&buf[..n]),
@@ -90,8 +90,7 @@ impl PvfsFs {
                 }
                 Err(e) => reply.error(errno("read", &e)),
             }
-        };
-        self.dispatch.linger().serve(|| self.dispatch.with_buffer(len, serve));
+        });
     }
 
     pub(super) fn write_file(
@@ -106,20 +105,6 @@ impl PvfsFs {
         if how.append {
             return self.append_file(req, opened, logical_offset, data, how, reply);
         }
-        self.dispatch.linger().serve(|| {
-            self.write_at(req, opened, logical_offset, data, how, reply);
-        });
-    }
-
-    fn write_at(
-        &self,
-        req: &Request,
-        opened: &Arc<Opened>,
-        logical_offset: u64,
-        data: &[u8],
-        how: WriteHow,
-        reply: ReplyWrite,
-    ) {
         let mut op = self.dispatch.open_file_op(req);
         let (client, net) = (self.dispatch.client().as_ref(), self.dispatch.carrier());
         let kill = how.kill_suidgid;

@@ -43,9 +43,9 @@ fn answer(
             reply.ok();
         }
         (Out::Plus(mut reply), Ok(page)) => {
-            let (inodes, ttl) = (shared.inodes.as_ref(), shared.page_ttl(page.asked_ns()));
-            let mut sink = PlusSink { reply: &mut reply, inodes, ttl };
-            fill(&mut sink, page.entries(), position, (dir.dir, page.parent()), inodes);
+            let ttl = shared.page_ttl(page.asked_ns());
+            let mut sink = PlusSink { reply: &mut reply, shared, ttl };
+            fill(&mut sink, page.entries(), position, (dir.dir, page.parent()), &shared.inodes);
             reply.ok();
         }
         (Out::Plain(reply), Err(e)) => reply.error(errno("readdir", &e)),

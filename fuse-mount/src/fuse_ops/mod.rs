@@ -35,7 +35,8 @@ use pvfs2_client::sys::{
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
 use pvfs2_proto::op::CreateRequest;
 use pvfs2_proto::{ErrorCode, SetAttr};
-use shared::{Opened, Shared};
+use shared::Opened;
+pub(crate) use shared::Shared;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -250,7 +251,9 @@ impl Filesystem for PvfsFs {
         reply: ReplyData,
     ) {
         match self.opened(fh) {
-            Some(opened) => self.read_file(req, &opened, logical_offset, size as usize, reply),
+            Some(opened) => self.dispatch.linger().serve(|| {
+                self.read_file(req, &opened, logical_offset, size as usize, reply);
+            }),
             None => reply.error(Errno::EBADF),
         }
     }
@@ -270,7 +273,9 @@ impl Filesystem for PvfsFs {
         match self.opened(fh) {
             Some(opened) => {
                 let how = io::WriteHow::new(write_flags, flags.0, opened.direct);
-                self.write_file(req, &opened, logical_offset, data, how, reply);
+                self.dispatch.linger().serve(|| {
+                    self.write_file(req, &opened, logical_offset, data, how, reply);
+                });
             }
             None => reply.error(Errno::EBADF),
         }

@@ -124,7 +124,7 @@ impl PvfsFs {
             let handle = created.attr.handle();
             shared.inodes.remember(handle, Some(&created.attr));
             let (fh, fopen) = shared.opened(file, how);
-            let (attr, ttl) = shared.shown(&created.attr);
+            let (attr, ttl) = shared.shown(&created.attr, shared.attr_ttl(handle));
             reply.created(&ttl.min(shared.ttl.both), &attr, GENERATION, fh, fopen);
         });
     }

@@ -4,7 +4,6 @@
 use super::Shared;
 use crate::attrs::{file_attr, negative_entry, system_time};
 use crate::dispatch::errno;
-use crate::mount::Inval;
 use crate::pages::Told;
 use bytes::Bytes;
 use fuser::{
@@ -54,7 +53,7 @@ impl Shared {
     }
 
     /// Life of attributes: what came out of the acache lives in the kernel only as long as there.
-    fn attr_ttl(&self, handle: Handle) -> Duration {
+    pub(super) fn attr_ttl(&self, handle: Handle) -> Duration {
         shorter(self.ttl.attr, self.client.acache().left_ns(handle, self.now_ns()))
     }
 
@@ -72,26 +71,24 @@ impl Shared {
     /// Counts the lookup and answers an entry whose name lives for `name_ttl`.
     fn entry(&self, attr: &Attr, name_ttl: Duration, reply: ReplyEntry) {
         let handle = attr.handle();
-        let (file, attr_ttl) = self.shown(attr);
+        let (file, attr_ttl) = self.shown(attr, self.attr_ttl(handle));
         self.inodes.remember(handle, Some(attr));
         reply.entry_with_ttls(&attr_ttl, &name_ttl, &file, GENERATION);
     }
 
-    /// The attributes that go to the kernel with a name or for reading, and their life; see
+    /// The attributes that go to the kernel with a name, and their life there if they are true; see
     /// [`crate::pages`].
-    pub(super) fn shown(&self, attr: &Attr) -> (FileAttr, Duration) {
-        let handle = attr.handle();
-        let mut file = file_attr(attr, self.inodes.ino(handle));
-        self.inodes.at_restarts(self.client.restarts());
-        match self.inodes.show(attr, !self.ttl.attr.is_zero()) {
+    pub(crate) fn shown(&self, attr: &Attr, ttl: Duration) -> (FileAttr, Duration) {
+        let mut file = file_attr(attr, self.inodes.ino(attr.handle()));
+        match self.told(attr, !ttl.is_zero()) {
             Told::Good { mtime_ns } => {
                 file.mtime = system_time(mtime_ns);
                 return (file, Duration::ZERO);
             }
-            Told::Old => self.invalidate_pages(handle),
+            Told::Old => self.drop_pages(attr.handle(), || ()),
             Told::Truth => {}
         }
-        (file, self.attr_ttl(handle))
+        (file, ttl)
     }
 
     /// Answers a lookup; a name that does not exist may be remembered as such.
@@ -142,14 +139,13 @@ impl Shared {
             Ok(attr) => {
                 let handle = attr.handle();
                 let file = file_attr(&attr, shared.inodes.ino(handle));
-                shared.inodes.at_restarts(shared.client.restarts());
                 let mut ttl = shared.attr_ttl(handle);
-                match shared.inodes.show(&attr, true) {
+                match shared.told(&attr, true) {
                     Told::Good { .. } if shared.have_attr_passed_on(handle) => ttl = Duration::ZERO,
                     Told::Good { .. } => {
                         shared.inodes.with_pages(&attr, |p| p.told_all_the_same(&attr));
                     }
-                    Told::Old => shared.invalidate_pages(handle),
+                    Told::Old => shared.drop_pages(handle, || ()),
                     Told::Truth => {}
                 }
                 reply.attr(&ttl, &file);
@@ -159,21 +155,16 @@ impl Shared {
     }
 
     fn attr_for_reading(&self, attr: &Attr, reply: ReplyAttr) {
-        let handle = attr.handle();
+        let (handle, ttl) = (attr.handle(), self.attr_ttl(attr.handle()));
         let mut file = file_attr(attr, self.inodes.ino(handle));
-        self.inodes.at_restarts(self.client.restarts());
-        match self.inodes.show(attr, !self.ttl.attr.is_zero()) {
+        match self.told(attr, !ttl.is_zero()) {
             Told::Good { mtime_ns } => {
                 file.mtime = system_time(mtime_ns);
                 reply.attr(&Duration::ZERO, &file);
             }
-            Told::Old => {
-                // The reader waits until the pages are gone.
-                let (ino, ttl) = (self.inodes.ino(handle), self.attr_ttl(handle));
-                let then = Box::new(move || reply.attr(&ttl, &file));
-                self.invalidate(Inval::Then { ino, then });
-            }
-            Told::Truth => reply.attr(&self.attr_ttl(handle), &file),
+            // The reader waits until the pages are gone.
+            Told::Old => self.drop_pages(handle, move || reply.attr(&ttl, &file)),
+            Told::Truth => reply.attr(&ttl, &file),
         }
     }
 
@@ -194,7 +185,7 @@ impl Shared {
                     let handle = attr.handle();
                     let told = shared.inodes.with_pages(&attr, |p| p.show_changed(&attr));
                     if told == Some(Told::Old) {
-                        shared.invalidate_pages(handle);
+                        shared.drop_pages(handle, || ());
                     }
                     let file = file_attr(&attr, shared.inodes.ino(handle));
                     reply.attr(&shared.attr_ttl(handle), &file);

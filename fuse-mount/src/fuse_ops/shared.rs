@@ -6,10 +6,11 @@ use crate::dirs::DirHandle;
 use crate::inodes::Inodes;
 use crate::mount::{Inval, Kernel};
 use crate::open_files::OpenMap;
+use crate::pages::Told;
 use parking_lot::Mutex;
 use pvfs2_client::sys::StatfsOut;
 use pvfs2_client::{Client, OpenFile};
-use pvfs2_proto::Handle;
+use pvfs2_proto::{Attr, Handle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,10 +65,20 @@ impl Shared {
         let _ = self.kernel.inval.send(job);
     }
 
-    /// The kernel's pages of a file are old.
-    pub(crate) fn invalidate_pages(&self, handle: Handle) {
-        let ino = self.inodes.ino(handle);
-        self.invalidate(Inval::Data { ino, logical_offset: 0, len: 0 });
+    /// What the kernel is to be told with `attr`; see [`Pages::show`](crate::pages::Pages::show).
+    pub(crate) fn told(&self, attr: &Attr, counted: bool) -> Told {
+        self.inodes.at_restarts(self.client.restarts());
+        self.inodes.show(attr, counted)
+    }
+
+    /// The kernel's pages of a file are old: it drops them, and then `then` is called.
+    pub(crate) fn drop_pages(&self, handle: Handle, then: impl FnOnce() + Send + 'static) {
+        let inodes = self.inodes.clone();
+        let then = Box::new(move || {
+            inodes.told_old(handle);
+            then();
+        });
+        self.invalidate(Inval::Then { ino: self.inodes.ino(handle), then });
     }
 
     /// Has the kernel hand the attributes that follow to who asked for them, without taking them over

@@ -208,6 +208,15 @@ fn others(options: &str, at_once: bool) {
             seed += 1;
             let is_same_file = change(mount, seed);
             if at_once {
+                // What else asks for attributes must not take the news from who reads.
+                match seed % 3 {
+                    0 => drop(fs::metadata(&paths[reader]).unwrap()),
+                    1 => {
+                        let listed = fs::read_dir(&mounts[reader].dir).unwrap();
+                        listed.for_each(|e| drop(e.unwrap().metadata().unwrap()));
+                    }
+                    _ => {}
+                }
                 let old = if is_same_file { seed } else { seed - 1 };
                 check(&open, old, &format!("{text}: through an open descriptor"));
                 check(&File::open(&paths[reader]).unwrap(), seed, &format!("{text}: opened anew"));
