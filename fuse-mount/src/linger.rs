@@ -2,7 +2,7 @@
 //!
 //! One program's operations come one by one, and each waits until a thread of ours has woken up. The
 //! thread that has just answered looks for the next request (`-o spin-us`) and finds it without a
-//! wake-up: a third off a stat or a mkdir on a machine of two virtual processors. It does so only
+//! wake-up (docs/PERFORMANCE.md: up to a third less time for an operation). It does so only
 //! while no other thread has a request, so programs that keep all of them busy lose no time by it.
 //!
 //! Place in the walks: around each callback of [`crate::fuse_ops`] that runs an operation.

@@ -47,6 +47,18 @@ impl Mount {
         Mount { dir, log, child: Some(child) }
     }
 
+    /// Processor time that the mount's process has used, in ticks of 10 ms.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn cpu_ticks(&self) -> u64 {
+        let child = self.child.as_ref().expect("the mount runs");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("stat");
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+        // utime and stime, counted from the state.
+        [11, 12].iter().map(|i| fields[*i].parse::<u64>().expect("ticks")).sum()
+    }
+
     /// A path below the mount.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

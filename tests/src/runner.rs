@@ -14,6 +14,8 @@ pub enum Needs {
     Nothing,
     /// Root and /dev/fuse.
     Mount,
+    /// The same, and python3, which plays other people's programs.
+    MountAndPython,
 }
 
 /// One test.
@@ -46,12 +48,16 @@ pub fn missing(needs: Needs) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".into());
     }
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .err()
-        .map(|e| format!("needs /dev/fuse: {e}"))
+    if let Err(e) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        return Some(format!("needs /dev/fuse: {e}"));
+    }
+    let has_python = || {
+        let modules = ["-c", "import fcntl, sqlite3"];
+        let out = std::process::Command::new("python3").args(modules).output();
+        out.is_ok_and(|out| out.status.success())
+    };
+    let lacks = needs == Needs::MountAndPython && !has_python();
+    lacks.then(|| "needs python3 with its standard library".into())
 }
 
 /// Runs the cases that the arguments ask for.

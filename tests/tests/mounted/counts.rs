@@ -1,4 +1,6 @@
 //! What an operation costs, by the servers' own counters.
+use pvfs2_tests::mount::NO_CACHES;
+use pvfs2_tests::wait::{secs, within};
 use pvfs2_tests::{Cluster, Mount, Spec, pattern};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -140,4 +142,22 @@ pub fn changes_of_names_are_one_request() {
     // are answered by what came with the replies.
     assert!(dirs.work() <= 3 * FILES + 5, "{dirs:?}");
     assert!(renamed.work() <= 2 * FILES + 5, "{renamed:?}");
+}
+
+/// With time enough to look for, a thread that has answered is seen to look for the next request.
+pub fn a_thread_looks_for_the_next_request() {
+    let cluster = Cluster::start(Spec::default());
+    let used = |options: &str, limit| {
+        let mount = cluster.mount(&format!("{NO_CACHES},{options}"));
+        let before = mount.cpu_ticks();
+        let is_busy = within(limit, || {
+            fs::metadata(mount.path("nothing")).unwrap_err();
+            mount.cpu_ticks() > before + 50
+        });
+        (is_busy, mount.cpu_ticks() - before)
+    };
+    let (is_busy, ticks) = used("spin-us=1000000", secs(30));
+    assert!(is_busy, "{ticks} ticks of 10 ms");
+    let (is_busy, ticks) = used("spin-us=0", secs(3));
+    assert!(!is_busy, "it looks though it shall not: {ticks} ticks of 10 ms");
 }
