@@ -26,7 +26,7 @@ pub enum SyncError {
     #[error("too many attempts, wait {0} s")]
     Busy(u64),
     /// The directory that everything lies in is not the one it was (unmounted?). Nothing is changed.
-    #[error("the root is not there: {0}")]
+    #[error("nothing done: {0}")]
     RootLost(String),
     /// Bytes are not what their hash says.
     #[error("damaged: {0}")]

@@ -1,8 +1,9 @@
 //! Every page as a browser asks for it: links and forms, cookies, no JavaScript.
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
+mod common;
+
+use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::running::{Options, Running};
-use std::sync::Arc;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 struct Browser {
     agent: ureq::Agent,
@@ -20,18 +21,7 @@ struct Got {
 
 impl Browser {
     fn new(server: &Running) -> Self {
-        let pem = std::fs::read(&server.cert).unwrap();
-        let certs = parse_pem(&pem).filter_map(|i| match i.unwrap() {
-            PemItem::Certificate(c) => Some(c),
-            _ => None,
-        });
-        let roots = RootCerts::Specific(Arc::new(certs.collect()));
-        let agent = ureq::Agent::config_builder()
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .build()
-            .new_agent();
+        let agent = common::agent(server);
         let url = format!("https://{}", server.addr);
         Self { agent, origin: Some(url.clone()), url, cookie: String::new() }
     }
@@ -97,11 +87,9 @@ impl Browser {
 
 fn server(dir: &std::path::Path) -> Running {
     let options = Options {
-        root: dir.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        identity: None,
-        hosts: vec!["127.0.0.1".into()],
         signup: Some(Some(1 << 20)),
+        begin: Begin::IfEmpty,
+        ..Options::new(dir.to_owned(), "127.0.0.1:0".parse().unwrap())
     };
     Running::start(&options).unwrap()
 }

@@ -1,6 +1,8 @@
 //! Simulation's counterpart: the real server over TLS on a real directory, real devices and daemons,
 //! and a browser's requests.
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
+mod common;
+
 use pvfs2_sync::api::{Changes, Login, UploadBegin};
 use pvfs2_sync::device::Remote;
 use pvfs2_sync::device::config::{Config, conflicts_in};
@@ -9,6 +11,7 @@ use pvfs2_sync::device::engine::Report;
 use pvfs2_sync::device::http::Client;
 use pvfs2_sync::error::{Result, SyncError};
 use pvfs2_sync::rng::hex;
+use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::running::{Options, Running};
 use pvfs2_sync::server::users::now_ms;
 use pvfs2_sync::tree::ROOT;
@@ -39,11 +42,9 @@ impl Place {
 
     fn start(&mut self, listen: SocketAddr) {
         let options = Options {
-            root: self.dir.path().join("user"),
-            listen,
-            identity: None,
-            hosts: vec!["127.0.0.1".into()],
             signup: Some(Some(1 << 20)),
+            begin: Begin::IfEmpty,
+            ..Options::new(self.dir.path().join("user"), listen)
         };
         self.server = Some(Running::start(&options).unwrap());
     }
@@ -204,6 +205,54 @@ fn trap5_a_mass_delete_waits_for_a_yes_and_a_lost_folder_deletes_nothing() {
     assert_eq!(place.plain(), full);
     daemon::once(&a.state, true).unwrap();
     assert!(place.plain().is_empty());
+}
+
+#[test]
+fn trap5_a_server_whose_mount_goes_answers_nothing_and_no_device_deletes() {
+    let place = Place::new();
+    let laptop = place.device("laptop");
+    for n in 0..20 {
+        laptop.write(&format!("d/{n}"), b"precious");
+    }
+    laptop.pass().unwrap();
+    let (before, there) = (laptop.tree(), place.plain());
+    assert_eq!(there.len(), 21);
+    let agent = common::agent(place.server.as_ref().unwrap());
+    // As after `umount -l`: the path names the bare mount point.
+    let (root, away) = (place.dir.path().join("user"), place.dir.path().join("away"));
+    std::fs::rename(&root, &away).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    for path in ["/healthz", "/login", "/api/v1/me", "/files/1", "/style.css"] {
+        let answer = agent.get(format!("{}{path}", place.url())).call().unwrap();
+        assert_eq!(answer.status(), 503, "{path}");
+    }
+    let why = laptop.pass().unwrap_err();
+    assert!(matches!(why, SyncError::Net(_)), "{why}");
+    std::fs::write(laptop.folder.join("new"), b"n").unwrap();
+    laptop.pass().unwrap_err();
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "nothing on the mount point");
+    let after = laptop.tree();
+    assert!(before.iter().all(|(path, bytes)| after.get(path) == Some(bytes)));
+    // Mounted again: all is as it was, and goes on.
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::rename(&away, &root).unwrap();
+    assert_eq!(place.plain(), there);
+    laptop.pass().unwrap();
+    assert_eq!(place.plain().len(), 22);
+    assert_eq!(laptop.tree(), after);
+}
+
+#[test]
+fn trap5_a_server_does_not_start_on_an_empty_mount_point() {
+    let mut place = Place::new();
+    place.server = None;
+    let root = place.dir.path().join("user");
+    std::fs::rename(&root, place.dir.path().join("away")).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let options = Options::new(root.clone(), "127.0.0.1:0".parse().unwrap());
+    let why = Running::start(&options).unwrap_err().to_string();
+    assert!(why.contains("mount it first") && why.contains("--init"), "{why}");
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use pvfs2_sync::api::Login;
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon::{self, Status};
 use pvfs2_sync::device::engine::Report;
+use pvfs2_sync::server::root::{self, Begin, Known};
 use pvfs2_sync::server::running::{Options, Running};
 use pvfs2_sync::server::serve::Identity;
 use std::net::SocketAddr;
@@ -62,6 +63,9 @@ pub struct QuickstartArgs {
     /// Another name or address of this host, for the certificate; may be repeated
     #[arg(long, value_name = "NAME")]
     pub host: Vec<String>,
+    /// Begin a new, empty store where there was one (or take another one that is there)
+    #[arg(long)]
+    pub init: bool,
 }
 
 /// Arguments of `pvfs2 sync serve`.
@@ -88,6 +92,9 @@ pub struct ServeArgs {
     /// Quota of accounts that people make themselves, with a suffix K, M, G
     #[arg(long, value_name = "BYTES", value_parser = super::size_arg, default_value = "10G")]
     pub signup_quota: u64,
+    /// Begin a new store in this root, which must be empty; say it once, not in a unit file
+    #[arg(long)]
+    pub init: bool,
 }
 
 /// Where a device keeps its state.
@@ -195,13 +202,23 @@ fn until_stopped(signals: &mut StopSignals) {
 
 fn quickstart(args: QuickstartArgs) -> Result<()> {
     let mut signals = StopSignals::catch()?;
-    std::fs::create_dir_all(&args.root)
-        .with_context(|| format!("cannot make {}", args.root.display()))?;
-    let hosts = hosts(args.listen, args.host);
-    let signup = Some(Some(10 << 30));
-    let options = Options { root: args.root, listen: args.listen, identity: None, hosts, signup };
+    let root = std::path::absolute(&args.root)
+        .with_context(|| format!("cannot find {}", args.root.display()))?;
+    // Whether a store was there is remembered outside of it: its mount may be gone.
+    let known = state_home().ok().map(|base| Known::at(base.join("pvfs2-sync-server/roots")));
+    let begin = root::quickstart(&root, known.as_ref(), args.init)?;
+    let mut options = Options::new(root, args.listen);
+    options.hosts = hosts(args.listen, args.host);
+    options.signup = Some(Some(10 << 30));
+    options.begin = begin;
     let server = Running::start(&options)?;
+    if let Some(known) = &known {
+        known.remember(&options.root, server.app.root().id())?;
+    }
     let cert = server.cert.canonicalize().unwrap_or_else(|_| server.cert.clone());
+    if begin != Begin::Never {
+        say(format!("New store in {}", options.root.display()));
+    }
     say(format!("The sync service answers at https://{}", server.addr));
     if let Some(password) = server.first_admin()? {
         say(format!("Administrator: admin, password {password} (shown this once)"));
@@ -219,10 +236,11 @@ fn quickstart(args: QuickstartArgs) -> Result<()> {
 
 fn serve(args: ServeArgs) -> Result<()> {
     let mut signals = StopSignals::catch()?;
-    let hosts = hosts(args.listen, args.host);
-    let identity = args.cert.zip(args.key).map(|(cert, key)| Identity { cert, key });
-    let signup = args.signup.then_some(Some(args.signup_quota));
-    let options = Options { root: args.root, listen: args.listen, identity, hosts, signup };
+    let mut options = Options::new(args.root, args.listen);
+    options.hosts = hosts(args.listen, args.host);
+    options.identity = args.cert.zip(args.key).map(|(cert, key)| Identity { cert, key });
+    options.signup = args.signup.then_some(Some(args.signup_quota));
+    options.begin = if args.init { Begin::New } else { Begin::Never };
     let server = Running::start(&options)?;
     say(format!("listening on https://{}", server.addr));
     if let Some(password) = server.first_admin()? {
@@ -236,14 +254,17 @@ fn state_dir(args: &StateArgs) -> Result<PathBuf> {
     if let Some(dir) = &args.state {
         return Ok(dir.clone());
     }
-    let base = match std::env::var_os("XDG_STATE_HOME").filter(|d| !d.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
+    Ok(state_home()?.join("pvfs2-sync"))
+}
+
+fn state_home() -> Result<PathBuf> {
+    match std::env::var_os("XDG_STATE_HOME").filter(|d| !d.is_empty()) {
+        Some(dir) => Ok(PathBuf::from(dir)),
         None => match std::env::var_os("HOME") {
-            Some(home) => Path::new(&home).join(".local/state"),
+            Some(home) => Ok(Path::new(&home).join(".local/state")),
             None => bail!("neither $XDG_STATE_HOME nor $HOME is set: say --state DIR"),
         },
-    };
-    Ok(base.join("pvfs2-sync"))
+    }
 }
 
 /// Reads the password; a terminal does not show it.

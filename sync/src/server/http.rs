@@ -8,7 +8,7 @@ use super::users::{Users, Worker, now_ms};
 use super::{admin, api, content, web};
 use crate::error::{Result, SyncError};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The cookie of a browser's session.
 pub const COOKIE: &str = "__Host-pvfs2";
@@ -168,6 +169,23 @@ async fn headers(request: Request, next: Next) -> Response {
     answer
 }
 
+/// How long the root's file system may take to say that it is there.
+const ROOT_WAIT: Duration = Duration::from_secs(10);
+
+/// Nothing is answered while the root is not there: 503 for everything (trap 5).
+async fn root_there(State(app): State<App>, request: Request, next: Next) -> Response {
+    let path = app.root().path().display().to_string();
+    let look = blocking(move || app.root().check());
+    match tokio::time::timeout(ROOT_WAIT, look).await {
+        Ok(Ok(())) => next.run(request).await,
+        Ok(Err(e)) => {
+            tracing::error!(error = %e.0, "the root is gone");
+            e.into_response()
+        }
+        Err(_) => Failure(SyncError::RootLost(format!("{path} does not answer"))).into_response(),
+    }
+}
+
 /// All routes.
 pub fn router(app: App) -> Router {
     let api = Router::new()
@@ -223,6 +241,7 @@ pub fn router(app: App) -> Router {
         .nest("/api/v1", api)
         .merge(pages)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(app.clone(), root_there))
         .layer(middleware::from_fn(headers))
         .with_state(app)
 }

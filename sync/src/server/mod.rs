@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`accounts`] | users, passwords (argon2id), sessions (kept hashed), limits on attempts |
+//! | [`root`] | which store lies in the root, whether it is still there, whether one may begin |
 //! | [`users`] | who has a store open: one worker per user, one writer per database |
 //! | [`http`] | the routes, who is asking, errors as statuses, headers |
 //! | [`api`], [`content`] | the API's requests; bytes in and out |
@@ -15,6 +16,7 @@ pub mod content;
 pub mod http;
 pub mod limits;
 pub mod pages;
+pub mod root;
 pub mod running;
 pub mod serve;
 pub mod users;

@@ -1,5 +1,6 @@
 //! A server as a whole, on threads of its own: what `pvfs2 sync serve` and `quickstart` start and stop.
 use super::http::App;
+use super::root::Begin;
 use super::serve::{Identity, bind, self_signed, serve, tls};
 use super::users::{SERVICE_DIR, Users, now_ms};
 use crate::error::{Result, SyncError};
@@ -23,6 +24,17 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Whether anybody may make an account, and with which quota in bytes.
     pub signup: Option<Option<u64>>,
+    /// Whether a store may begin in a root that has none.
+    pub begin: Begin,
+}
+
+impl Options {
+    /// A server of `root` at `listen`, with the rest as it is by default.
+    #[must_use]
+    pub fn new(root: PathBuf, listen: SocketAddr) -> Self {
+        let hosts = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
+        Self { root, listen, identity: None, hosts, signup: None, begin: Begin::Never }
+    }
 }
 
 /// A server that runs.
@@ -44,7 +56,7 @@ impl Running {
     /// # Errors
     /// I/O: the root, the address, the certificate.
     pub fn start(options: &Options) -> Result<Self> {
-        let app: App = Arc::new(Users::open(&options.root, options.signup)?);
+        let app: App = Arc::new(Users::open(&options.root, options.begin, options.signup)?);
         let identity = match &options.identity {
             Some(given) => given.clone(),
             None => self_signed(&options.root.join(SERVICE_DIR), &options.hosts)?,

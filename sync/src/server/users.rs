@@ -1,6 +1,7 @@
 //! Which users' stores are open. A store is opened when its user first asks, with its database locked
 //! exclusively, and stays open: one worker per user, one writer per database.
 use super::accounts::{Accounts, User, UserId};
+use super::root::{Begin, Root};
 use crate::error::{Result, SyncError};
 use crate::files::disk::Disk;
 use crate::rng::{hex, secret};
@@ -8,7 +9,7 @@ use crate::store::{Progress, Store};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -99,7 +100,7 @@ impl Worker {
 /// The service: accounts and workers over one root.
 #[derive(Debug)]
 pub struct Users {
-    root: PathBuf,
+    root: Root,
     /// The accounts.
     pub accounts: Accounts,
     workers: Mutex<HashMap<UserId, Arc<Worker>>>,
@@ -111,27 +112,22 @@ pub struct Users {
 }
 
 impl Users {
-    /// Opens the service's folder below `root`, which must be there. `signup`: whether anybody may make
-    /// an account, and with which quota.
+    /// Opens the service's folder below `root`, which must be there; `begin`: whether it may be a new
+    /// one. `signup`: whether anybody may make an account, and with which quota.
     ///
     /// # Errors
-    /// I/O; another server on the same root.
-    pub fn open(root: &Path, signup: Option<Option<u64>>) -> Result<Self> {
-        let own = root.join(SERVICE_DIR);
+    /// [`SyncError::RootLost`] as [`Root::open`] says; I/O; another server on the same root.
+    pub fn open(root: &Path, begin: Begin, signup: Option<Option<u64>>) -> Result<Self> {
+        let root = Root::open(root, begin)?;
+        let own = root.path().join(SERVICE_DIR);
         let fail = |e| SyncError::io(own.display().to_string(), e);
-        if !root.is_dir() {
-            return Err(SyncError::RootLost(format!("{} is no directory", root.display())));
-        }
-        std::fs::create_dir_all(&own).map_err(fail)?;
-        std::fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .map_err(fail)?;
         let lock = std::fs::File::create(own.join("lock")).map_err(fail)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
             |e| SyncError::io(format!("{}: another server has it", own.display()), e.into()),
         )?;
         let accounts = Accounts::open(&own.join("accounts.db"))?;
         Ok(Self {
-            root: root.to_owned(),
+            root,
             accounts,
             workers: Mutex::default(),
             signup,
@@ -142,7 +138,7 @@ impl Users {
 
     /// The root.
     #[must_use]
-    pub fn root(&self) -> &Path {
+    pub fn root(&self) -> &Root {
         &self.root
     }
 
@@ -155,14 +151,14 @@ impl Users {
         if let Some(w) = workers.get(&user.id) {
             return Ok(w.clone());
         }
-        let tree = self.root.join(&user.name);
-        let own = self.root.join(SERVICE_DIR).join(user.id.to_string());
-        let fail = |e| SyncError::io(tree.display().to_string(), e);
+        self.root.check()?;
+        let tree = self.root.path().join(&user.name);
+        let own = self.root.path().join(SERVICE_DIR).join(user.id.to_string());
         let db_path = own.join("meta.db");
         // A store that has been there before must be there again, else the mount is gone (trap 5).
         if !db_path.exists() {
-            std::fs::create_dir_all(&tree).map_err(fail)?;
-            std::fs::create_dir_all(&own).map_err(fail)?;
+            self.root.make_dir(&user.name)?;
+            self.root.make_dir(&format!("{SERVICE_DIR}/{}", user.id))?;
         }
         let files = Arc::new(Disk::open(&tree, &own, None)?);
         let epoch = hex(&secret::<8>().map_err(|e| SyncError::io("random bytes", e))?);
