@@ -245,6 +245,16 @@ fn an_administrator_manages_users() {
     assert!(bob.get("/account").text.contains("of 5.0 MiB"));
     assert_eq!(bob.get("/admin").status, 404);
     assert_eq!(bob.post("/admin/users/2", "quota=").status, 404);
+    let page = b.get("/admin").text;
+    assert!(page.contains("name=\"trash_days\" value=\"30\"") && page.contains("Last dropped"));
+    let keep = "trash_days=7&version_days=0&mark_days=90&device_days=180";
+    assert_eq!(bob.post("/admin/keep", keep).status, 404);
+    assert_eq!(b.post("/admin/keep", keep).status, 303);
+    let page = b.get("/admin").text;
+    assert!(page.contains("name=\"trash_days\" value=\"7\""), "{page}");
+    assert!(page.contains("name=\"version_days\" value=\"0\""), "{page}");
+    let bad = b.post("/admin/keep", "trash_days=-1&version_days=0&mark_days=90&device_days=180");
+    assert!(bad.status == 400 && bad.text.contains("36500"), "{}", bad.text);
     b.post("/admin/users/2", "quota=7&disabled=yes");
     assert_eq!(bob.get("/account").location, "/login", "kept out at once");
     assert_eq!(bob.post("/login", "user=bob&password=correct+horse").status, 401);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
 mod common;
 
-use pvfs2_sync::api::{Changes, Login, UploadBegin};
+use pvfs2_sync::api::{Changes, Delete, Login, UploadBegin};
 use pvfs2_sync::device::Remote;
 use pvfs2_sync::device::config::{Config, conflicts_in};
 use pvfs2_sync::device::daemon::{self, Status};
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 const PASSWORD: &str = "correct horse battery";
@@ -270,6 +270,60 @@ fn trap8_a_first_pass_of_a_full_folder_unites() {
     assert_eq!(report.conflicts.len(), 1);
     a.pass().unwrap();
     assert_eq!((a.tree(), a.tree().len()), (b.tree(), 5));
+}
+
+#[test]
+fn a_server_that_runs_drops_what_was_kept_long_enough() {
+    static NOW: AtomicI64 = AtomicI64::new(1_700_000_000_000);
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        begin: Begin::New,
+        clock: || NOW.load(Ordering::Relaxed),
+        sweep_every: Duration::from_millis(20),
+        ..Options::new(dir.path().to_owned(), "127.0.0.1:0".parse().unwrap())
+    };
+    let server = Running::start(&options).unwrap();
+    let app = &server.app;
+    let ann = app.accounts.create("ann", PASSWORD, false, None, now_ms()).unwrap();
+    let worker = app.worker(&ann).unwrap();
+    let put = |id: u8, name: &str| {
+        let req = UploadBegin {
+            id: format!("{id:032}"),
+            parent: ROOT,
+            name: name.into(),
+            replace: None,
+            size: 5,
+            hash: String::new(),
+            mtime_ns: 0,
+            exec: false,
+        };
+        worker.change(|s| s.put(&req, b"bytes", "t")).unwrap()
+    };
+    let (gone, stays) = (put(1, "gone"), put(2, "stays"));
+    let req = Delete { node: gone.id, rev: gone.rev, tree: false, key: String::new() };
+    worker.change(|s| s.delete(&req, "t")).unwrap();
+    let rounds = || {
+        // Two rounds have begun and ended since.
+        for _ in 0..2 {
+            *app.swept.lock() = None;
+            until("a round", || app.swept.lock().is_some());
+        }
+        let store = worker.store.lock();
+        (store.trash().unwrap().len(), store.usage().unwrap().0, store.node(gone.id).is_ok())
+    };
+    const DAY: i64 = 86_400_000;
+    assert_eq!(rounds(), (1, 10, true));
+    NOW.fetch_add(29 * DAY, Ordering::Relaxed);
+    assert_eq!(rounds(), (1, 10, true), "30 days, by default");
+    NOW.fetch_add(DAY, Ordering::Relaxed);
+    assert_eq!(rounds(), (0, 5, true));
+    app.accounts.set_keep_days([30, 180, 31, 180]).unwrap();
+    assert_eq!(rounds(), (0, 5, true));
+    NOW.fetch_add(DAY, Ordering::Relaxed);
+    assert_eq!(rounds(), (0, 5, false), "the mark too");
+    NOW.fetch_add(3_650 * DAY, Ordering::Relaxed);
+    assert_eq!(rounds(), (0, 5, false));
+    assert_eq!(worker.store.lock().children(ROOT).unwrap(), vec![stays]);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct Session {
 
 /// The accounts' database.
 pub struct Accounts {
-    db: Mutex<Connection>,
+    pub(super) db: Mutex<Connection>,
     limits: Limits,
     /// One hash at a time and one waiting: bounded memory and time.
     hashing: [Mutex<()>; 2],
@@ -79,6 +79,7 @@ CREATE TABLE IF NOT EXISTS user (
 CREATE TABLE IF NOT EXISTS session (
     hash BLOB PRIMARY KEY, user INTEGER NOT NULL, device TEXT NOT NULL, seen_ms INTEGER NOT NULL)
     WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS setting (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (
     at_ms INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
 ";

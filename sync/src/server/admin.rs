@@ -1,6 +1,7 @@
 //! Pages of the administrator: users, quotas, who is kept out, what was done lately.
 use super::http::{App, Who};
 use super::pages::{Admin, UserRow, problem, show, size, time};
+use super::settings::KEEP;
 use super::users::now_ms;
 use super::web::{frame, page, to};
 use crate::error::{Result, SyncError};
@@ -54,9 +55,44 @@ pub async fn users(State(app): State<App>, who: Who) -> Page {
         }
         let audit = app.accounts.audited(AUDIT_ROWS)?;
         let audit = audit.into_iter().map(|(ms, who, what)| (time(ms), who, what)).collect();
-        Ok(Admin { frame: frame(&who.session), message: String::new(), users: rows, audit })
+        let keep = KEEP.iter().zip(app.accounts.keep_days()?);
+        let keep = keep.map(|((key, what, _), days)| (*key, *what, days)).collect();
+        let swept = app.swept.lock().map_or(String::new(), |(ms, done)| {
+            format!(
+                "{}: {} deleted files, {} old versions, {} marks, {} devices",
+                time(ms),
+                done.trash,
+                done.versions,
+                done.marks,
+                done.devices
+            )
+        });
+        let message = String::new();
+        Ok(Admin { frame: frame(&who.session), message, users: rows, audit, keep, swept })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
+}
+
+/// How long what is kept, in days; 0: for ever.
+#[derive(Debug, Deserialize)]
+pub struct Keep {
+    trash_days: i64,
+    version_days: i64,
+    mark_days: i64,
+    device_days: i64,
+}
+
+/// Sets it.
+pub async fn keep(State(app): State<App>, who: Who, Form(form): Form<Keep>) -> Page {
+    page(move || {
+        only_admin(&who)?;
+        let days = [form.trash_days, form.version_days, form.mark_days, form.device_days];
+        app.accounts.set_keep_days(days)?;
+        let what = format!("set days of trash, versions, marks, devices to {days:?}");
+        app.accounts.audit(&who.session.user.name, &what, now_ms())
+    })
+    .await?;
+    Ok(to("/admin"))
 }
 
 /// A new user.

@@ -233,6 +233,7 @@ pub fn router(app: App) -> Router {
         .route("/account/password", post(web::password))
         .route("/account/sessions/{id}/end", post(web::end_session))
         .route("/admin", get(admin::users))
+        .route("/admin/keep", post(admin::keep))
         .route("/admin/users", post(admin::create))
         .route("/admin/users/{id}", post(admin::change))
         .route("/style.css", get(web::style))

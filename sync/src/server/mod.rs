@@ -5,6 +5,7 @@
 //! | [`accounts`] | users, passwords (argon2id), sessions (kept hashed), limits on attempts |
 //! | [`root`] | which store lies in the root, whether it is still there, whether one may begin |
 //! | [`users`] | who has a store open: one worker per user, one writer per database |
+//! | [`settings`], [`sweep`] | how long what is kept; the round that drops it |
 //! | [`http`] | the routes, who is asking, errors as statuses, headers |
 //! | [`api`], [`content`] | the API's requests; bytes in and out |
 //! | [`web`], [`admin`], [`pages`] | pages, usable without JavaScript |
@@ -19,5 +20,7 @@ pub mod pages;
 pub mod root;
 pub mod running;
 pub mod serve;
+pub mod settings;
+pub mod sweep;
 pub mod users;
 pub mod web;

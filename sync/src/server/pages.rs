@@ -198,6 +198,10 @@ pub struct Admin {
     pub users: Vec<UserRow>,
     /// When, who, what.
     pub audit: Vec<(String, String, String)>,
+    /// How long what is kept: key, what, days.
+    pub keep: Vec<(&'static str, &'static str, i64)>,
+    /// The last round that dropped what was kept long enough.
+    pub swept: String,
 }
 
 /// Something went wrong.

@@ -2,6 +2,7 @@
 use super::http::App;
 use super::root::Begin;
 use super::serve::{Identity, bind, self_signed, serve, tls};
+use super::sweep;
 use super::users::{SERVICE_DIR, Users, now_ms};
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// How to run a server.
@@ -26,6 +28,10 @@ pub struct Options {
     pub signup: Option<Option<u64>>,
     /// Whether a store may begin in a root that has none.
     pub begin: Begin,
+    /// The time of day of the stores, milliseconds since 1970: a test's own.
+    pub clock: fn() -> i64,
+    /// How often the server drops what has been kept long enough.
+    pub sweep_every: Duration,
 }
 
 impl Options {
@@ -33,7 +39,16 @@ impl Options {
     #[must_use]
     pub fn new(root: PathBuf, listen: SocketAddr) -> Self {
         let hosts = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
-        Self { root, listen, identity: None, hosts, signup: None, begin: Begin::Never }
+        Self {
+            root,
+            listen,
+            identity: None,
+            hosts,
+            signup: None,
+            begin: Begin::Never,
+            clock: now_ms,
+            sweep_every: sweep::EVERY,
+        }
     }
 }
 
@@ -56,7 +71,12 @@ impl Running {
     /// # Errors
     /// I/O: the root, the address, the certificate.
     pub fn start(options: &Options) -> Result<Self> {
-        let app: App = Arc::new(Users::open(&options.root, options.begin, options.signup)?);
+        let app: App = Arc::new(Users::open(
+            &options.root,
+            options.begin,
+            options.signup,
+            Arc::new(options.clock),
+        )?);
         let identity = match &options.identity {
             Some(given) => given.clone(),
             None => self_signed(&options.root.join(SERVICE_DIR), &options.hosts)?,
@@ -70,10 +90,13 @@ impl Running {
         let listener = runtime.block_on(bind(options.listen))?;
         let addr = listener.local_addr().map_err(|e| SyncError::io("address", e))?;
         let (stop, stopped) = watch::channel(false);
-        let serving = app.clone();
+        let (serving, every) = (app.clone(), options.sweep_every);
         let thread = std::thread::Builder::new()
             .name("sync-serve".into())
-            .spawn(move || runtime.block_on(serve(listener, config, serving, stopped)))
+            .spawn(move || {
+                runtime.spawn(sweep::run(serving.clone(), every, stopped.clone()));
+                runtime.block_on(serve(listener, config, serving, stopped));
+            })
             .map_err(|e| SyncError::io("thread", e))?;
         Ok(Self { addr, app, cert: identity.cert, stop, thread: Some(thread) })
     }

@@ -5,7 +5,7 @@ use super::root::{Begin, Root};
 use crate::error::{Result, SyncError};
 use crate::files::disk::Disk;
 use crate::rng::{hex, secret};
-use crate::store::{Progress, Store};
+use crate::store::{Clock, Expired, Progress, Store};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::collections::HashMap;
@@ -98,7 +98,6 @@ impl Worker {
 }
 
 /// The service: accounts and workers over one root.
-#[derive(Debug)]
 pub struct Users {
     root: Root,
     /// The accounts.
@@ -106,18 +105,32 @@ pub struct Users {
     workers: Mutex<HashMap<UserId, Arc<Worker>>>,
     /// Whether anybody may make an account, and with which quota.
     pub signup: Option<Option<u64>>,
+    clock: Clock,
+    /// When the server last went round to drop what has been kept long enough, and what went.
+    pub swept: Mutex<Option<(i64, Expired)>>,
     /// Says when the server ends, so that nobody waits for changes any more.
     pub closing: watch::Sender<bool>,
     _lock: std::fs::File,
 }
 
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Users").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
 impl Users {
     /// Opens the service's folder below `root`, which must be there; `begin`: whether it may be a new
-    /// one. `signup`: whether anybody may make an account, and with which quota.
+    /// one. `signup`: whether anybody may make an account, and with which quota. `clock`: for the stores.
     ///
     /// # Errors
     /// [`SyncError::RootLost`] as [`Root::open`] says; I/O; another server on the same root.
-    pub fn open(root: &Path, begin: Begin, signup: Option<Option<u64>>) -> Result<Self> {
+    pub fn open(
+        root: &Path,
+        begin: Begin,
+        signup: Option<Option<u64>>,
+        clock: Clock,
+    ) -> Result<Self> {
         let root = Root::open(root, begin)?;
         let own = root.path().join(SERVICE_DIR);
         let fail = |e| SyncError::io(own.display().to_string(), e);
@@ -131,6 +144,8 @@ impl Users {
             accounts,
             workers: Mutex::default(),
             signup,
+            clock,
+            swept: Mutex::default(),
             closing: watch::Sender::new(false),
             _lock: lock,
         })
@@ -140,6 +155,12 @@ impl Users {
     #[must_use]
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// The time of day of the stores.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        (self.clock)()
     }
 
     /// The user's worker; opens the store if nobody has asked yet.
@@ -163,7 +184,7 @@ impl Users {
         let files = Arc::new(Disk::open(&tree, &own, None)?);
         let epoch = hex(&secret::<8>().map_err(|e| SyncError::io("random bytes", e))?);
         let db = Connection::open(&db_path)?;
-        let store = Store::open(db, files.clone(), Arc::new(now_ms), &epoch, user.quota)?;
+        let store = Store::open(db, files.clone(), self.clock.clone(), &epoch, user.quota)?;
         let worker = Arc::new(Worker {
             files,
             store: Mutex::new(store),

@@ -13,12 +13,14 @@
 //! | transaction: node, revision, note | nothing happened | carried out at the next start |
 //! | files renamed | as above | the same again does nothing |
 //! | note struck out | as above | done |
+mod expire;
 mod ops;
 mod redo;
 mod schema;
 mod trash;
 mod upload;
 
+pub use expire::{Ages, Expired};
 pub use upload::Progress;
 
 use crate::api::{Changes, NodeInfo};
@@ -338,37 +340,6 @@ impl Store {
     pub fn forget_device(&mut self, device: &str) -> Result<()> {
         self.db.execute("DELETE FROM device WHERE id = ?1", [device])?;
         Ok(())
-    }
-
-    /// Drops deleted marks that every registered device has acknowledged and that are older than
-    /// `age_ms`, with what the trash still holds of them. Returns how many.
-    ///
-    /// # Errors
-    /// Database and I/O.
-    pub fn expire_marks(&mut self, age_ms: i64) -> Result<usize> {
-        let (head, _) = self.head()?;
-        let acked: i64 = self.db.query_row("SELECT min(acked) FROM device", [], |r| {
-            Ok(r.get::<_, Option<i64>>(0)?.unwrap_or(head))
-        })?;
-        let before = (self.clock)() - age_ms;
-        let ids: Vec<(NodeId, i64)> = {
-            let mut q = self.db.prepare_cached(
-                "SELECT id, deleted FROM node WHERE deleted > 0 AND deleted <= ?1 \
-                 AND deleted_ms <= ?2",
-            )?;
-            q.query_map(params![acked, before], |r| Ok((r.get(0)?, r.get(1)?)))?
-                .collect::<rusqlite::Result<_>>()?
-        };
-        for (id, _) in &ids {
-            self.purge(*id)?;
-        }
-        let tx = self.db.transaction()?;
-        for (id, deleted) in &ids {
-            tx.execute("DELETE FROM node WHERE id = ?1", [id])?;
-            tx.execute("UPDATE meta SET v = max(v, ?1) WHERE k = 'horizon'", [deleted])?;
-        }
-        tx.commit()?;
-        Ok(ids.len())
     }
 }
 

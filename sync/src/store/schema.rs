@@ -1,9 +1,9 @@
-//! The tables of one user's database. Version 1.
+//! The tables of one user's database. Version 2: with properties of WebDAV clients and SHA-1 sums.
 use crate::error::{Result, SyncError};
 use crate::tree::ROOT;
 use rusqlite::Connection;
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
@@ -36,6 +36,18 @@ CREATE TABLE redo (id INTEGER PRIMARY KEY AUTOINCREMENT, note TEXT NOT NULL);
 INSERT INTO meta VALUES ('rev', 1), ('used', 0), ('horizon', 0), ('node', 1);
 ";
 
+/// What version 2 has more than version 1.
+const SINCE_2: &str = "
+-- what WebDAV clients keep with a node: XML as they sent it
+CREATE TABLE prop (
+    node INTEGER NOT NULL, ns TEXT NOT NULL, name TEXT NOT NULL, xml BLOB NOT NULL,
+    PRIMARY KEY (node, ns, name)) WITHOUT ROWID;
+-- SHA-1 of contents that came or were asked for through WebDAV, by their BLAKE3
+CREATE TABLE sum (hash BLOB PRIMARY KEY, sha1 BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX node_trash ON node (deleted_ms) WHERE trash = 1;
+CREATE INDEX version_age ON version (at_ms);
+";
+
 /// Sets the connection up, and makes the tables in a new database.
 pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
     db.set_prepared_statement_cache_capacity(64);
@@ -46,9 +58,16 @@ pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match version {
         VERSION => Ok(()),
+        1 => {
+            let tx = db.unchecked_transaction()?;
+            tx.execute_batch(SINCE_2)?;
+            tx.execute_batch(&format!("PRAGMA user_version = {VERSION}"))?;
+            Ok(tx.commit()?)
+        }
         0 => {
             let tx = db.unchecked_transaction()?;
             tx.execute_batch(TABLES)?;
+            tx.execute_batch(SINCE_2)?;
             tx.execute("INSERT INTO text VALUES ('epoch', ?1)", [epoch])?;
             tx.execute(
                 "INSERT INTO node (id, parent, name, fold, kind, hash, rev) \
@@ -62,5 +81,25 @@ pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
         other => Err(SyncError::Invalid(format!(
             "the database has version {other}, this program knows {VERSION}: use a newer one"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_version_1_is_taken_over() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(TABLES).unwrap();
+        db.execute("INSERT INTO text VALUES ('epoch', 'old')", []).unwrap();
+        db.execute_batch("PRAGMA user_version = 1").unwrap();
+        apply(&db, "new").unwrap();
+        apply(&db, "new").unwrap();
+        let epoch: String = db.query_row("SELECT v FROM text", [], |r| r.get(0)).unwrap();
+        let sums: i64 = db.query_row("SELECT count(*) FROM sum", [], |r| r.get(0)).unwrap();
+        assert_eq!((epoch.as_str(), sums), ("old", 0));
+        db.execute_batch("PRAGMA user_version = 3").unwrap();
+        assert!(apply(&db, "new").is_err(), "a newer one is not touched");
     }
 }

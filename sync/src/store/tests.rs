@@ -167,12 +167,77 @@ fn trap7_and_9_another_history_or_dropped_marks_mean_begin_anew() {
     s.acknowledge("laptop", "laptop", gone.rev).unwrap();
     assert_eq!(s.expire_marks(0).unwrap(), 0, "the phone has not heard of it");
     s.forget_device("phone").unwrap();
+    assert_eq!(s.expire_marks(0).unwrap(), 0, "its bytes are in the trash");
+    assert_eq!(s.expire_trash(0).unwrap(), 1);
     assert_eq!(s.expire_marks(0).unwrap(), 1);
     assert!(matches!(s.changes("epoch0", a.rev), Err(SyncError::Epoch)), "the ghost");
     assert!(s.changes("epoch0", gone.rev).is_ok());
     assert!(matches!(s.changes("epoch0", gone.rev + 9), Err(SyncError::Epoch)), "from the future");
     s.new_epoch("epoch1").unwrap();
     assert!(matches!(s.changes("epoch0", gone.rev), Err(SyncError::Epoch)));
+}
+
+#[test]
+fn trash_versions_marks_and_devices_expire_by_their_age() {
+    let (mem, now) = (Mem::new(1), Arc::new(AtomicI64::new(1_000_000)));
+    let at = now.clone();
+    let clock: Clock = Arc::new(move || at.load(Ordering::Relaxed));
+    let db = Connection::open_in_memory().unwrap();
+    let mut s = Store::open(db, Arc::new(mem.clone()), clock, "epoch0", None).unwrap();
+    let ages = Ages {
+        trash_ms: Some(100),
+        versions_ms: Some(200),
+        marks_ms: Some(150),
+        devices_ms: Some(1_000),
+    };
+    let (a, b) = (put(&mut s, 1, ROOT, "a", b"first"), put(&mut s, 2, ROOT, "b", b"bb"));
+    let b = replace(&mut s, 3, &b, b"bbb").unwrap();
+    s.acknowledge("phone", "phone", b.rev).unwrap();
+    let gone = delete(&mut s, &a, false).unwrap();
+    let at = |ms: i64, s: &mut Store| {
+        now.store(1_000_000 + ms, Ordering::Relaxed);
+        let done = s.expire(&ages).unwrap();
+        assert_eq!(s.expire(&ages).unwrap(), Expired::default(), "once at {ms}");
+        (done.trash, done.versions, done.marks, done.devices)
+    };
+    assert_eq!(at(99, &mut s), (0, 0, 0, 0));
+    assert_eq!(s.usage().unwrap().0, 5 + 2 + 3);
+    assert_eq!(at(100, &mut s), (1, 0, 0, 0));
+    assert_eq!(s.usage().unwrap().0, 2 + 3);
+    assert!(s.restore_trash(a.id, "t").is_err() && s.node(a.id).unwrap().deleted);
+    assert_eq!(at(199, &mut s), (0, 0, 0, 0), "the phone has not heard of the deletion");
+    assert_eq!(at(200, &mut s), (0, 1, 0, 0));
+    assert_eq!(s.usage().unwrap().0, 3);
+    s.acknowledge("laptop", "laptop", gone.rev).unwrap();
+    // The phone never comes back: it is not waited for any longer, and enters as new if it does.
+    assert_eq!(at(1_001, &mut s), (0, 0, 1, 1));
+    assert!(s.node(a.id).is_err());
+    assert!(matches!(s.changes("epoch0", b.rev), Err(SyncError::Epoch)));
+    assert!(s.changes("epoch0", gone.rev).is_ok());
+    assert_eq!(s.expire(&Ages::default()).unwrap(), Expired::default(), "for ever");
+    for dir in ["trash", "versions"] {
+        assert!(mem.list(At(Area::Own, dir)).unwrap().entries.is_empty(), "{dir}");
+    }
+}
+
+#[test]
+fn much_that_expires_goes_in_pieces() {
+    let mut s = open(&Mem::new(1));
+    let dir = mkdir(&mut s, ROOT, "d");
+    for n in 0..501 {
+        put(&mut s, n, dir.id, &format!("f{n}"), b"x");
+    }
+    delete(&mut s, &dir, true).unwrap();
+    let ages = Ages { trash_ms: Some(0), marks_ms: Some(0), ..Ages::default() };
+    let one = s.expire(&ages).unwrap();
+    assert!((one.trash, one.more()) == (500, true), "{one:?}");
+    let mut all = one;
+    while all.marks < 502 {
+        let piece = s.expire(&ages).unwrap();
+        assert_ne!(piece, Expired::default(), "{all:?}");
+        all.add(piece);
+    }
+    assert_eq!((all.trash, all.marks, s.usage().unwrap().0), (501, 502, 0));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! | trash: name free or made free, room | transaction with a note: alive again under its number | nothing changed |
 //! | purge | transaction with notes: bytes gone, mark stays | nothing changed |
 use super::redo::{Note, note};
-use super::{Store, charge, journal, live, lookup, next_rev, path_of};
+use super::{Store, journal, live, lookup, next_rev, path_of};
 use crate::api::{NodeInfo, UploadBegin, VersionInfo};
 use crate::error::{Result, SyncError};
 use crate::files::{self, Area, At, PIECE_BYTES, join};
@@ -155,25 +155,10 @@ impl Store {
     /// # Errors
     /// Database and I/O.
     pub fn purge(&mut self, node: NodeId) -> Result<()> {
-        self.begin()?;
         let info = self.node(node)?;
         if !info.deleted {
             return Err(SyncError::Invalid(format!("{:?} is not deleted", info.name)));
         }
-        let old = self.versions(node)?;
-        let trashed = self.trash_path(node).ok();
-        let tx = self.db.transaction()?;
-        if let Some(own) = trashed {
-            charge(&tx, -super::to_i64(info.size))?;
-            note(&tx, &Note::Drop { own })?;
-        }
-        for v in old {
-            charge(&tx, -super::to_i64(v.size))?;
-            note(&tx, &Note::Drop { own: format!("versions/{node}@{}", v.rev) })?;
-        }
-        tx.execute("DELETE FROM version WHERE node = ?1", [node])?;
-        tx.execute("UPDATE node SET trash = 0 WHERE id = ?1", [node])?;
-        tx.commit()?;
-        self.recover()
+        self.drop_bytes(&[node])
     }
 }
