@@ -20,6 +20,12 @@ pub fn fold(name: &str) -> String {
     decomposed.to_lowercase().nfc().collect()
 }
 
+/// Whether two names are the same text, in whatever Unicode composition; case counts.
+#[must_use]
+pub fn same(a: &str, b: &str) -> bool {
+    a == b || (!(a.is_ascii() && b.is_ascii()) && a.nfc().eq(b.nfc()))
+}
+
 /// Whether the service takes this name; if not, why.
 ///
 /// # Errors
@@ -81,6 +87,7 @@ mod tests {
         assert_eq!(fold("Résumé.TXT"), fold("re\u{301}sume\u{301}.txt"));
         assert_eq!(fold("STRASSE"), fold("strasse"));
         assert_ne!(fold("a"), fold("b"));
+        assert!(same("é", "e\u{301}") && !same("é", "É") && !same("a", "A") && same("a", "a"));
         for bad in ["", ".", "..", "a/b", "a\\b", "a\0b", "x\ny", OWN_DIR, &"x".repeat(256)] {
             assert!(check(bad).is_err(), "{bad:?}");
         }

@@ -178,6 +178,27 @@ fn a_user_walks_every_page() {
 }
 
 #[test]
+fn an_app_password_is_made_shown_once_and_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    let mut b = Browser::new(&server);
+    b.post("/signup", "user=ann&password=correct+horse");
+    assert!(b.post("/account/apps", "name=+").text.contains("say what"));
+    let page = b.post("/account/apps", "name=rclone").text;
+    let secret = page[page.find("app-1-").unwrap()..].split('<').next().unwrap().to_owned();
+    let page = b.get("/account").text;
+    assert!(page.contains("rclone") && !page.contains(&secret), "shown once");
+    let works = || server.app.accounts.check_basic("ann", &secret, "1.1.1.1", 1).is_ok();
+    assert!(works());
+    let mut bob = Browser::new(&server);
+    bob.post("/signup", "user=bob&password=correct+horse");
+    assert_eq!(bob.post("/account/apps/1/revoke", "").status, 404);
+    assert!(works());
+    assert_eq!(b.post("/account/apps/1/revoke", "").location, "/account");
+    assert!(!works() && !b.get("/account").text.contains("rclone"));
+}
+
+#[test]
 fn trap19_forms_of_other_sites_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path());

@@ -1,5 +1,6 @@
 //! Accounts: users, passwords, sessions. Passwords are kept as argon2id; session tokens are random,
 //! opaque, and kept hashed, so that a stolen database signs nobody in (traps 19, 20).
+use super::app_passwords::Remembered;
 use super::limits::Limits;
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
@@ -60,9 +61,11 @@ pub struct Session {
 pub struct Accounts {
     pub(super) db: Mutex<Connection>,
     limits: Limits,
+    /// Names and passwords of WebDAV that were right.
+    pub(super) remembered: Remembered,
     /// One hash at a time and one waiting: bounded memory and time.
     hashing: [Mutex<()>; 2],
-    dummy: String,
+    pub(super) dummy: String,
 }
 
 impl std::fmt::Debug for Accounts {
@@ -79,6 +82,9 @@ CREATE TABLE IF NOT EXISTS user (
 CREATE TABLE IF NOT EXISTS session (
     hash BLOB PRIMARY KEY, user INTEGER NOT NULL, device TEXT NOT NULL, seen_ms INTEGER NOT NULL)
     WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS app_password (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL, name TEXT NOT NULL,
+    hash TEXT NOT NULL, created_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS setting (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (
     at_ms INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
@@ -133,7 +139,7 @@ fn user_of(r: &Row) -> rusqlite::Result<User> {
 
 const USER: &str = "id, name, admin, quota, disabled";
 
-fn hash_password(password: &str) -> Result<String> {
+pub(super) fn hash_password(password: &str) -> Result<String> {
     let salt = secret::<16>().map_err(|e| SyncError::io("random bytes", e))?;
     let fail = |e: argon2::password_hash::Error| SyncError::Invalid(format!("password: {e}"));
     let salt = SaltString::encode_b64(&salt).map_err(fail)?;
@@ -141,7 +147,7 @@ fn hash_password(password: &str) -> Result<String> {
     Ok(Argon2::default().hash_password(password.as_bytes(), &salt).map_err(fail)?.to_string())
 }
 
-fn verify(password: &str, hash: &str) -> bool {
+pub(super) fn verify(password: &str, hash: &str) -> bool {
     PasswordHash::new(hash)
         .is_ok_and(|h| Argon2::default().verify_password(password.as_bytes(), &h).is_ok())
 }
@@ -163,6 +169,7 @@ impl Accounts {
         Ok(Self {
             db: Mutex::new(db),
             limits: Limits::default(),
+            remembered: Remembered::new()?,
             hashing: Default::default(),
             dummy: hash_password("nobody has this password")?,
         })
@@ -206,6 +213,11 @@ impl Accounts {
     /// [`SyncError::Busy`].
     pub fn attempt(&self, names: &[&str], now_ms: i64) -> Result<()> {
         self.limits.attempt(names, now_ms)
+    }
+
+    /// An attempt succeeded.
+    pub(super) fn succeeded(&self, names: &[&str]) {
+        self.limits.succeeded(names);
     }
 
     /// Checks a password.
@@ -312,7 +324,7 @@ impl Accounts {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Sets a new password and ends all sessions of the user.
+    /// Sets a new password; ends all sessions of the user and revokes the app passwords.
     ///
     /// # Errors
     /// [`SyncError::Invalid`].
@@ -323,7 +335,10 @@ impl Accounts {
         let tx = db.transaction()?;
         tx.execute("UPDATE user SET password = ?2 WHERE id = ?1", params![user.id, hash])?;
         tx.execute("DELETE FROM session WHERE user = ?1", [user.id])?;
-        Ok(tx.commit()?)
+        tx.execute("DELETE FROM app_password WHERE user = ?1", [user.id])?;
+        tx.commit()?;
+        self.remembered.forget();
+        Ok(())
     }
 
     /// All users, by name.
@@ -361,7 +376,9 @@ impl Accounts {
         if disabled {
             tx.execute("DELETE FROM session WHERE user = ?1", [id])?;
         }
-        Ok(tx.commit()?)
+        tx.commit()?;
+        self.remembered.forget();
+        Ok(())
     }
 
     /// Writes down who did what.

@@ -31,7 +31,7 @@ pub struct Offset {
 }
 
 /// A file that is open for a download.
-struct Opened {
+pub(super) struct Opened {
     file: File,
     size: u64,
     name: String,
@@ -72,7 +72,7 @@ pub async fn version(
     answer(opened, &headers)
 }
 
-fn opened(file: File, size: u64, name: String, hash: &str) -> Result<Opened> {
+pub(super) fn opened(file: File, size: u64, name: String, hash: &str) -> Result<Opened> {
     let len = file.metadata().map_err(|e| SyncError::io(name.clone(), e))?.len();
     if len != size {
         return Err(SyncError::Damaged(format!(
@@ -113,7 +113,7 @@ fn attachment(name: &str) -> String {
     out
 }
 
-fn answer(o: Opened, headers: &HeaderMap) -> Answer<Response> {
+pub(super) fn answer(o: Opened, headers: &HeaderMap) -> Answer<Response> {
     let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     if text(header::IF_NONE_MATCH).is_some_and(|t| t.split(',').any(|t| t.trim() == o.etag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, o.etag)]).into_response());

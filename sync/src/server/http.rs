@@ -5,7 +5,7 @@
 //! something must also come from our own pages, told by Origin (trap 19).
 use super::accounts::Session;
 use super::users::{Users, Worker, now_ms};
-use super::{admin, api, content, web};
+use super::{admin, api, content, dav, web};
 use crate::error::{Result, SyncError};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{any, get, post, put};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -231,6 +231,8 @@ pub fn router(app: App) -> Router {
         .route("/conflicts", get(web::conflicts))
         .route("/account", get(web::account))
         .route("/account/password", post(web::password))
+        .route("/account/apps", post(web::make_app))
+        .route("/account/apps/{id}/revoke", post(web::revoke_app))
         .route("/account/sessions/{id}/end", post(web::end_session))
         .route("/admin", get(admin::users))
         .route("/admin/keep", post(admin::keep))
@@ -241,6 +243,8 @@ pub fn router(app: App) -> Router {
     Router::new()
         .nest("/api/v1", api)
         .merge(pages)
+        .route("/dav", any(dav::handle))
+        .route("/dav/{*path}", any(dav::handle))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(app.clone(), root_there))
         .layer(middleware::from_fn(headers))

@@ -8,12 +8,15 @@
 //! | [`settings`], [`sweep`] | how long what is kept; the round that drops it |
 //! | [`http`] | the routes, who is asking, errors as statuses, headers |
 //! | [`api`], [`content`] | the API's requests; bytes in and out |
+//! | [`dav`], [`app_passwords`] | the WebDAV door; the passwords made for its programs |
 //! | [`web`], [`admin`], [`pages`] | pages, usable without JavaScript |
 //! | [`serve`], [`running`] | certificate, listener, connections; the server as a whole |
 pub mod accounts;
 pub mod admin;
 pub mod api;
+pub mod app_passwords;
 pub mod content;
+pub mod dav;
 pub mod http;
 pub mod limits;
 pub mod pages;

@@ -165,6 +165,10 @@ pub struct Account {
     pub room: String,
     /// What went wrong or well.
     pub message: String,
+    /// An app password that was just made; shown this once.
+    pub secret: String,
+    /// App passwords: number, what for, last use.
+    pub apps: Vec<(i64, String, String)>,
     /// Who is signed in: id, name, last seen, whether it is this one.
     pub sessions: Vec<(String, String, String, bool)>,
 }

@@ -1,6 +1,7 @@
 //! Which users' stores are open. A store is opened when its user first asks, with its database locked
 //! exclusively, and stays open: one worker per user, one writer per database.
 use super::accounts::{Accounts, User, UserId};
+use super::dav::locks::Locks;
 use super::root::{Begin, Root};
 use crate::error::{Result, SyncError};
 use crate::files::disk::Disk;
@@ -30,6 +31,8 @@ pub struct Worker {
     pub files: Arc<Disk>,
     /// The table.
     pub store: Mutex<Store>,
+    /// Locks of the user's WebDAV clients.
+    pub locks: Locks,
     uploads: Mutex<HashMap<String, Arc<Mutex<Progress>>>>,
     changed: watch::Sender<u64>,
 }
@@ -188,6 +191,7 @@ impl Users {
         let worker = Arc::new(Worker {
             files,
             store: Mutex::new(store),
+            locks: Locks::default(),
             uploads: Mutex::default(),
             changed: watch::Sender::new(0),
         });

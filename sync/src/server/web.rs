@@ -376,6 +376,8 @@ pub async fn conflicts(who: Who) -> Page {
 }
 
 fn account_page(app: &App, who: &Who, message: String) -> Result<Account> {
+    let used = |ms| if ms == 0 { "never".into() } else { time(ms) };
+    let apps = app.accounts.app_passwords(who.session.user.id)?;
     let sessions = app.accounts.sessions(who.session.user.id)?;
     let one = |s: super::accounts::SessionInfo| {
         let this = s.id == who.session.id;
@@ -386,6 +388,8 @@ fn account_page(app: &App, who: &Who, message: String) -> Result<Account> {
         frame: frame(&who.session),
         room: room(who)?,
         message,
+        secret: String::new(),
+        apps: apps.into_iter().map(|a| (a.id, a.name, used(a.used_ms))).collect(),
         sessions: sessions.into_iter().map(one).collect(),
     })
 }
@@ -394,6 +398,34 @@ fn account_page(app: &App, who: &Who, message: String) -> Result<Account> {
 pub async fn account(State(app): State<App>, who: Who) -> Page {
     let shown = page(move || account_page(&app, &who, String::new()));
     show(&shown.await?).map_err(failed)
+}
+
+/// Makes an app password, and shows it once.
+pub async fn make_app(State(app): State<App>, who: Who, Form(form): Form<Name>) -> Page {
+    let shown = page(move || {
+        let user = &who.session.user;
+        let made = app.accounts.make_app_password(user.id, &form.name, now_ms());
+        let (secret, message) = match made {
+            Ok(secret) => {
+                app.accounts.audit(&user.name, "made an app password", now_ms())?;
+                (secret, String::new())
+            }
+            Err(SyncError::Invalid(why)) => (String::new(), why),
+            Err(e) => return Err(e),
+        };
+        Ok(Account { secret, ..account_page(&app, &who, message)? })
+    });
+    show(&shown.await?).map_err(failed)
+}
+
+/// Revokes an app password.
+pub async fn revoke_app(State(app): State<App>, who: Who, Path(id): Path<i64>) -> Page {
+    page(move || {
+        app.accounts.revoke_app_password(who.session.user.id, id)?;
+        app.accounts.audit(&who.session.user.name, "revoked an app password", now_ms())
+    })
+    .await?;
+    Ok(to("/account"))
 }
 
 /// The old password and the new one.

@@ -90,6 +90,9 @@ impl Store {
         if let Some(age) = ages.marks_ms {
             done.marks = self.expire_marks(age)?;
         }
+        if done.trash + done.versions + done.marks > 0 && !done.more() {
+            self.forget_sums()?;
+        }
         Ok(done)
     }
 

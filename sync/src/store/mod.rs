@@ -15,12 +15,14 @@
 //! | note struck out | as above | done |
 mod expire;
 mod ops;
+mod props;
 mod redo;
 mod schema;
 mod trash;
 mod upload;
 
 pub use expire::{Ages, Expired};
+pub use props::Prop;
 pub use upload::Progress;
 
 use crate::api::{Changes, NodeInfo};

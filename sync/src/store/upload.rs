@@ -123,19 +123,7 @@ impl Store {
             }
             None => room_for(&tx, req.parent, &req.name, 0)?,
         }
-        if let Some(quota) = self.quota {
-            let used: i64 = tx.query_row(
-                "SELECT v + (SELECT coalesce(sum(size), 0) FROM upload) FROM meta WHERE k = 'used'",
-                [],
-                |r| r.get(0),
-            )?;
-            if used.saturating_add(to_i64(req.size)) > to_i64(quota) {
-                return Err(SyncError::Full(format!(
-                    "the quota of {quota} bytes has {} left; versions and trash count too",
-                    to_i64(quota).saturating_sub(used).max(0)
-                )));
-            }
-        }
+        room(&tx, self.quota, to_i64(req.size))?;
         let (node, rev) = req.replace.unwrap_or((0, 0));
         tx.prepare_cached("INSERT INTO upload VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
             .execute(params![
@@ -195,6 +183,20 @@ impl Store {
             1 => Ok(()),
             _ => Err(SyncError::NotFound(format!("upload {id}"))),
         }
+    }
+
+    /// Reserves more room for an upload whose length is not known beforehand.
+    ///
+    /// # Errors
+    /// [`SyncError::Full`], [`SyncError::NotFound`].
+    pub fn upload_grow(&mut self, id: &str, size: u64) -> Result<()> {
+        let tx = self.db.transaction()?;
+        let sql = "SELECT size FROM upload WHERE id = ?1";
+        let now: Option<i64> = tx.query_row(sql, [id], |r| r.get(0)).optional()?;
+        let Some(now) = now else { return Err(SyncError::NotFound(format!("upload {id}"))) };
+        room(&tx, self.quota, to_i64(size).saturating_sub(now))?;
+        tx.execute("UPDATE upload SET size = ?2 WHERE id = ?1", params![id, to_i64(size)])?;
+        Ok(tx.commit()?)
     }
 
     /// Gives an upload up.
@@ -318,6 +320,23 @@ impl Store {
         }
         self.upload_commit(&req.id, &progress, who)
     }
+}
+
+/// Whether the quota has room for `more` bytes besides what is kept and what is reserved.
+fn room(tx: &Transaction, quota: Option<u64>, more: i64) -> Result<()> {
+    let Some(quota) = quota else { return Ok(()) };
+    let used: i64 = tx.query_row(
+        "SELECT v + (SELECT coalesce(sum(size), 0) FROM upload) FROM meta WHERE k = 'used'",
+        [],
+        |r| r.get(0),
+    )?;
+    if used.saturating_add(more) <= to_i64(quota) {
+        return Ok(());
+    }
+    Err(SyncError::Full(format!(
+        "the quota of {quota} bytes has {} left; versions and trash count too",
+        to_i64(quota).saturating_sub(used).max(0)
+    )))
 }
 
 /// The content that a node has now becomes a version; returns where its bytes go.
