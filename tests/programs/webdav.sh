@@ -64,7 +64,7 @@ cmp "$SRC/deep/er/big" "$LOCAL/back/deep/er/big" || fail "the big file differs"
 say "rclone: copy, check, check --download, moveto"
 
 mkdir -p "$LOCAL/bi"
-echo one >"$LOCAL/bi/one"
+for n in one stays1 stays2; do echo $n >"$LOCAL/bi/$n"; done
 run mkdir d:bi
 run bisync "$LOCAL/bi" d:bi --resync
 echo two >"$LOCAL/bi/two"
@@ -75,23 +75,19 @@ run bisync "$LOCAL/bi" d:bi
 rm "$LOCAL/bi/two"
 run bisync "$LOCAL/bi" d:bi
 diff -r "$LOCAL/bi" "$WORK/root/admin/bi" || fail "bisync left a difference"
-[ "$(ls "$LOCAL/bi")" = "$(printf 'one\nthree')" ] || fail "bisync: $(ls "$LOCAL/bi")"
+[ "$(ls "$LOCAL/bi")" = "$(printf "one\nstays1\nstays2\nthree")" ] || fail "bisync: $(ls "$LOCAL/bi")"
 say "rclone: bisync"
 
 # davfs2: a mount, if this machine can.
 if command -v mount.davfs >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && [ -r /dev/fuse ]; then
-    mkdir "$LOCAL/mnt" "$LOCAL/davcache"
+    mkdir "$LOCAL/mnt"
     cp "$CERT" "$LOCAL/ca.pem"
     echo "$URL admin $PASSWORD" >"$LOCAL/secrets"
     chmod 600 "$LOCAL/secrets"
     cat >"$LOCAL/davfs2.conf" <<X
-dav_user root
-dav_group root
 secrets $LOCAL/secrets
 trust_server_cert $LOCAL/ca.pem
-cache_dir $LOCAL/davcache
 delay_upload 0
-n_cookies 0
 X
     if mount -t davfs -o "conf=$LOCAL/davfs2.conf" "$URL" "$LOCAL/mnt" </dev/null >"$LOCAL/out" 2>&1; then
         mounted=$LOCAL/mnt

@@ -1,5 +1,5 @@
 //! What only WebDAV needs of a store: nodes by their path, properties that clients keep with a node
-//! (they follow it when it moves, and go with its deleted mark), SHA-1 sums of contents.
+//! (they follow it when it moves, and go with its deleted mark), sums of contents.
 use super::{Store, holder, live};
 use crate::error::{Result, SyncError};
 use crate::names;
@@ -103,25 +103,25 @@ impl Store {
         Ok(())
     }
 
-    /// The SHA-1 of a content by its BLAKE3, if it is known.
+    /// The sums of a content by its BLAKE3, if they are known: `SHA1:... MD5:...`.
     ///
     /// # Errors
     /// Database.
-    pub fn sha1(&self, hash: &str) -> Result<Option<[u8; 20]>> {
+    pub fn sums(&self, hash: &str) -> Result<Option<String>> {
         let Some(hash) = unhex::<32>(hash) else { return Ok(None) };
-        let mut q = self.db.prepare_cached("SELECT sha1 FROM sum WHERE hash = ?1")?;
+        let mut q = self.db.prepare_cached("SELECT sums FROM sum WHERE hash = ?1")?;
         Ok(q.query_row([hash], |r| r.get(0)).optional()?)
     }
 
-    /// Remembers the SHA-1 of a content.
+    /// Remembers the sums of a content.
     ///
     /// # Errors
     /// Database.
-    pub fn remember_sha1(&mut self, hash: &str, sha1: [u8; 20]) -> Result<()> {
+    pub fn remember_sums(&mut self, hash: &str, sums: &str) -> Result<()> {
         if let Some(hash) = unhex::<32>(hash) {
             self.db
                 .prepare_cached("INSERT OR IGNORE INTO sum VALUES (?1, ?2)")?
-                .execute(params![hash, sha1])?;
+                .execute(params![hash, sums])?;
         }
         Ok(())
     }

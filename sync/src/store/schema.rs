@@ -1,9 +1,10 @@
-//! The tables of one user's database. Version 2: with properties of WebDAV clients and SHA-1 sums.
+//! The tables of one user's database. Version 3: with properties of WebDAV clients
+//! and the sums that they compare.
 use crate::error::{Result, SyncError};
 use crate::tree::ROOT;
 use rusqlite::Connection;
 
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
@@ -42,10 +43,15 @@ const SINCE_2: &str = "
 CREATE TABLE prop (
     node INTEGER NOT NULL, ns TEXT NOT NULL, name TEXT NOT NULL, xml BLOB NOT NULL,
     PRIMARY KEY (node, ns, name)) WITHOUT ROWID;
--- SHA-1 of contents that came or were asked for through WebDAV, by their BLAKE3
-CREATE TABLE sum (hash BLOB PRIMARY KEY, sha1 BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX node_trash ON node (deleted_ms) WHERE trash = 1;
 CREATE INDEX version_age ON version (at_ms);
+";
+
+/// What version 3 has more than version 2, of which only days existed.
+const SINCE_3: &str = "
+DROP TABLE IF EXISTS sum;
+-- sums of contents that came through WebDAV, by their BLAKE3, as ownCloud tells them: 'SHA1:... MD5:...'
+CREATE TABLE sum (hash BLOB PRIMARY KEY, sums TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// Sets the connection up, and makes the tables in a new database.
@@ -58,9 +64,12 @@ pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match version {
         VERSION => Ok(()),
-        1 => {
+        1 | 2 => {
             let tx = db.unchecked_transaction()?;
-            tx.execute_batch(SINCE_2)?;
+            if version == 1 {
+                tx.execute_batch(SINCE_2)?;
+            }
+            tx.execute_batch(SINCE_3)?;
             tx.execute_batch(&format!("PRAGMA user_version = {VERSION}"))?;
             Ok(tx.commit()?)
         }
@@ -68,6 +77,7 @@ pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
             let tx = db.unchecked_transaction()?;
             tx.execute_batch(TABLES)?;
             tx.execute_batch(SINCE_2)?;
+            tx.execute_batch(SINCE_3)?;
             tx.execute("INSERT INTO text VALUES ('epoch', ?1)", [epoch])?;
             tx.execute(
                 "INSERT INTO node (id, parent, name, fold, kind, hash, rev) \
@@ -89,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_of_version_1_is_taken_over() {
+    fn a_database_of_an_older_version_is_taken_over() {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch(TABLES).unwrap();
         db.execute("INSERT INTO text VALUES ('epoch', 'old')", []).unwrap();
@@ -99,7 +109,7 @@ mod tests {
         let epoch: String = db.query_row("SELECT v FROM text", [], |r| r.get(0)).unwrap();
         let sums: i64 = db.query_row("SELECT count(*) FROM sum", [], |r| r.get(0)).unwrap();
         assert_eq!((epoch.as_str(), sums), ("old", 0));
-        db.execute_batch("PRAGMA user_version = 3").unwrap();
+        db.execute_batch("PRAGMA user_version = 4").unwrap();
         assert!(apply(&db, "new").is_err(), "a newer one is not touched");
     }
 }

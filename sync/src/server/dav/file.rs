@@ -12,6 +12,7 @@ use crate::files::PIECE_BYTES;
 use crate::rng::{hex, secret};
 use bytes::{Buf, Bytes};
 use dav_server::fs::{DavFile, DavMetaData, FsError, FsFuture};
+use md5::Md5;
 use sha1::{Digest, Sha1};
 use std::io::SeekFrom;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ struct State {
     known: bool,
     piece: Vec<u8>,
     pos: u64,
-    sum: Sha1,
+    sums: (Sha1, Md5),
     claimed: Option<String>,
     done: Option<NodeInfo>,
 }
@@ -50,12 +51,19 @@ impl std::fmt::Debug for Upload {
     }
 }
 
+/// The sums as ownCloud tells them.
+fn sums((sha1, md5): &mut (Sha1, Md5)) -> String {
+    format!("SHA1:{} MD5:{}", hex(&sha1.finalize_reset()), hex(&md5.finalize_reset()))
+}
+
 /// Whether a claim `TYPE:SUM` holds; types that we do not know are not checked.
-fn holds(claim: &str, sha1: &[u8; 20]) -> bool {
-    let mut each = claim.split_ascii_whitespace().filter_map(|c| c.split_once(':'));
-    each.all(|(kind, sum)| {
-        !kind.eq_ignore_ascii_case("sha1") || sum.eq_ignore_ascii_case(&hex(sha1))
-    })
+fn holds(claim: &str, sums: &str) -> bool {
+    let pairs = |text: &str| -> Vec<(String, String)> {
+        let pair = |c: &str| c.split_once(':').map(|(a, b)| (a.to_lowercase(), b.to_lowercase()));
+        text.split_ascii_whitespace().filter_map(pair).collect()
+    };
+    let ours = pairs(sums);
+    pairs(claim).iter().all(|c| ours.contains(c) || ours.iter().all(|(kind, _)| *kind != c.0))
 }
 
 impl State {
@@ -73,7 +81,8 @@ impl State {
                 call.worker.store.lock().upload_grow(&self.req.id, size)?;
                 self.req.size = size;
             }
-            self.sum.update(&piece);
+            self.sums.0.update(&piece);
+            self.sums.1.update(&piece);
             let progress = call.worker.progress(&self.req.id)?;
             progress.lock().append(&*call.worker.files, &self.req.id, self.pos, &piece)?;
             self.pos = end;
@@ -83,16 +92,15 @@ impl State {
 
     fn finish(&mut self, call: &Call) -> Result<()> {
         self.write(call, true)?;
-        let sha1: [u8; 20] = self.sum.finalize_reset().into();
-        if let Some(claim) = self.claimed.as_deref().filter(|c| !holds(c, &sha1)) {
-            let why = format!("the checksum is SHA1:{}, not {claim}", hex(&sha1));
-            return Err(SyncError::Invalid(why));
+        let sums = sums(&mut self.sums);
+        if let Some(claim) = self.claimed.as_deref().filter(|c| !holds(c, &sums)) {
+            return Err(SyncError::Invalid(format!("the checksum is {sums}, not {claim}")));
         }
         if !self.known {
             call.worker.store.lock().upload_resize(&self.req.id, self.pos)?;
         }
         let node = call.worker.commit(&self.req.id, BY)?;
-        call.worker.store.lock().remember_sha1(&node.hash, sha1)?;
+        call.worker.store.lock().remember_sums(&node.hash, &sums)?;
         self.done = Some(node);
         Ok(())
     }
@@ -102,8 +110,8 @@ impl Upload {
     /// An upload that was begun. `known`: its length was told.
     #[must_use]
     pub fn new(call: Arc<Call>, req: UploadBegin, known: bool, claimed: Option<String>) -> Self {
-        let (piece, sum) = (Vec::new(), Sha1::new());
-        let state = State { req, known, piece, pos: 0, sum, claimed, done: None };
+        let (piece, sums) = (Vec::new(), (Sha1::new(), Md5::new()));
+        let state = State { req, known, piece, pos: 0, sums, claimed, done: None };
         Self { call, state: Some(Box::new(state)) }
     }
 
@@ -194,10 +202,13 @@ mod tests {
 
     #[test]
     fn a_claimed_checksum_is_checked_if_we_know_its_kind() {
-        let sum: [u8; 20] = Sha1::digest(b"abc").into();
-        assert!(holds("SHA1:a9993e364706816aba3e25717850c26c9cd0d89d", &sum));
-        assert!(holds("sha1:A9993E364706816ABA3E25717850C26C9CD0D89D", &sum));
-        assert!(holds("MD5:0", &sum) && holds("", &sum));
-        assert!(!holds("SHA1:00", &sum) && !holds("MD5:0 SHA1:00", &sum));
+        let mut both = (Sha1::new_with_prefix(b"abc"), Md5::new_with_prefix(b"abc"));
+        let sums = sums(&mut both);
+        let (sha1, md5) =
+            ("a9993e364706816aba3e25717850c26c9cd0d89d", "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(sums, format!("SHA1:{sha1} MD5:{md5}"));
+        assert!(holds(&format!("sha1:{}", sha1.to_uppercase()), &sums));
+        assert!(holds(&format!("MD5:{md5}"), &sums) && holds("ADLER32:0", &sums));
+        assert!(!holds("SHA1:00", &sums) && !holds(&format!("SHA1:{sha1} md5:00"), &sums));
     }
 }

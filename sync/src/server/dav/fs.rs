@@ -15,7 +15,6 @@ use super::file::{Upload, new_id};
 use crate::api::{Delete, Mkdir, Move, NodeInfo, UploadBegin};
 use crate::error::{Result, SyncError};
 use crate::files::{Area, At, PIECE_BYTES, name_of, parent_of};
-use crate::rng::hex;
 use crate::server::users::{Worker, now_ms};
 use crate::store::Prop;
 use crate::tree::{Kind, NodeId, ROOT};
@@ -291,8 +290,8 @@ impl Call {
             return store.prop(node.id, ns, prop);
         }
         let text = match prop {
-            "checksums" => match store.sha1(&node.hash)? {
-                Some(sum) => format!("<oc:checksum>SHA1:{}</oc:checksum>", hex(&sum)),
+            "checksums" => match store.sums(&node.hash)? {
+                Some(sums) => format!("<oc:checksum>{sums}</oc:checksum>"),
                 None => return Ok(None),
             },
             "id" | "fileid" => node.id.to_string(),

@@ -7,7 +7,7 @@
 //! password. GET and HEAD are answered by what answers downloads ([`super::content`]).
 //!
 //! ownCloud's dialect, as far as rclone (`vendor = owncloud`) uses it: `X-OC-Mtime`, `OC-Checksum`, and
-//! the property `oc:checksums` with the SHA-1 of what came in through this door.
+//! the property `oc:checksums` with the sums of what came in through this door.
 pub mod file;
 pub mod fs;
 pub mod locks;
