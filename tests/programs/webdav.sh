@@ -80,6 +80,7 @@ say "rclone: bisync"
 
 # davfs2: a mount, if this machine can.
 if command -v mount.davfs >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && [ -r /dev/fuse ]; then
+    chmod 711 "$LOCAL" # mount.davfs reads the certificate as a user of its own
     mkdir "$LOCAL/mnt"
     cp "$CERT" "$LOCAL/ca.pem"
     echo "$URL admin $PASSWORD" >"$LOCAL/secrets"

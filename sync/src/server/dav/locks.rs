@@ -203,7 +203,7 @@ mod tests {
         assert!(
             lock(&dir, false, false, 60).is_ok_and(|l| now(all.unlock(&dir, &l.token)).is_ok())
         );
-        assert!(!check(&file, false, &[]) && check(&file, false, &[one.clone()]));
+        assert!(!check(&file, false, &[]) && check(&file, false, std::slice::from_ref(&one)));
         assert!(check(&dir, false, &[]) && !check(&dir, true, &[]), "beneath it, if it goes deep");
         assert!(check(&path("/d/f2"), false, &[]), "a name that begins alike is another");
         // A condition wants a lock that is there.
