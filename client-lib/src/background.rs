@@ -8,10 +8,11 @@
 //! Invariants: a batch waits at most [`FLUSH_EVERY`] or until it has [`BATCH_MAX`] files;
 //! [`Background::shutdown`] sends what is pending and says goodbye, within a bounded time.
 use crate::client::Client;
+use crate::joining;
 use crate::locks::Job;
 use crate::machine::{Machine, OpState, drive_now, run};
 use crate::open_table::OpenFile;
-use crate::sys::{GiveBack, Release, ReleaseBatch};
+use crate::sys::{GiveBack, GiveBackRight, Release, ReleaseBatch, Write};
 use parking_lot::Mutex;
 use pvfs2_bmi::call::Net;
 use pvfs2_bmi::client::{AsyncNet, BlockingNet};
@@ -160,6 +161,49 @@ impl<N: Net + 'static> Worker<N> {
         });
     }
 
+    /// Does what the joining of writes asks for.
+    fn join_job(self: &Rc<Self>, job: joining::Job) {
+        let worker = self.clone();
+        self.spawn(async move {
+            let mut op = OpState::own(&worker.client);
+            let (client, net) = (&worker.client, &*worker.net);
+            match job {
+                joining::Job::WriteOut(state) => {
+                    let Some(out) = client.joins().take_out(&state) else { return };
+                    let len = out.bytes.len();
+                    if let Err(e) = run(&mut Write::joined(out), &mut op, client, net).await {
+                        let handle = state.handle;
+                        tracing::warn!("{len} bytes of file {handle} could not be written: {e}");
+                        state.set_error(e);
+                    }
+                    client.joins().landed(&state, len);
+                }
+                joining::Job::GiveBack(state) => {
+                    let _ = client.joins().settle(&state, 0).await;
+                    let right = client.joins().given_up(&state);
+                    let mut back = GiveBackRight::new(state.handle, right);
+                    // Lost, the server asks again.
+                    let _ = run(&mut back, &mut op, client, net).await;
+                    client.joins().gave_back(&state);
+                }
+                joining::Job::Listen(server) => {
+                    let _ = run(&mut GiveBackRight::none(server), &mut op, client, net).await;
+                }
+            }
+        });
+    }
+
+    /// Writes out everything that is held back.
+    async fn write_out(self: &Rc<Self>) {
+        while self.client.joins().any() {
+            self.client.joins().kick_all();
+            while let Some(job) = self.client.joins().pop() {
+                self.join_job(job);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn until_idle(&self) {
         while self.running.get() > 0 {
             let idle = self.idle.notified();
@@ -191,6 +235,9 @@ impl<N: Net + 'static> Worker<N> {
             tokio::select! {
                 biased;
                 job = self.client.locks().next_job() => self.give_back(job),
+                job = self.client.joins().next_job(|| self.client.env().now_ns()) => {
+                    self.join_job(job);
+                }
                 order = orders.recv() => match order {
                     Some(Order::Run(job)) => self.spawn(job(self.clone())),
                     Some(Order::Release(file)) => self.release(file),
@@ -205,6 +252,11 @@ impl<N: Net + 'static> Worker<N> {
     }
 
     async fn stop(self: &Rc<Self>) {
+        if tokio::time::timeout(SHUTDOWN_WAIT, self.write_out()).await.is_err() {
+            tracing::error!(
+                "stopping with written bytes that a server has not taken: they are lost"
+            );
+        }
         self.flush();
         if tokio::time::timeout(SHUTDOWN_WAIT, self.until_idle()).await.is_err() {
             tracing::warn!(

@@ -6,6 +6,7 @@
 //! Invariant: nothing here waits; every lock is held for a look-up only.
 use crate::acache::Acache;
 use crate::dirmaps::DirMaps;
+use crate::joining::Joins;
 use crate::locks::LockTable;
 use crate::metrics::Metrics;
 use crate::ncache::Ncache;
@@ -57,6 +58,8 @@ pub struct ClientConfig {
     pub strict_atime: bool,
     /// The in-process network, for `mem://` addresses.
     pub mem: Option<Arc<MemNetwork>>,
+    /// Small sequential writes are held back and sent as one, where the server gives the right.
+    pub join: bool,
     /// Asked when a server refuses a caller whose groups it does not know.
     pub groups_of: Option<GroupsOf>,
 }
@@ -79,6 +82,7 @@ impl ClientConfig {
             atime: false,
             strict_atime: false,
             mem: None,
+            join: false,
             groups_of: None,
         }
     }
@@ -110,6 +114,7 @@ struct Known {
     acache: Acache,
     opens: OpenTable,
     locks: Arc<LockTable>,
+    joins: Joins,
     restarts: AtomicU64,
 }
 
@@ -154,6 +159,12 @@ impl SessionEvents for Known {
         self.ncache.clear();
         self.acache.clear();
         self.locks.wake_all();
+        self.cut(server);
+    }
+    fn cut(&self, server: ServerId) {
+        if self.joins.is_on() {
+            self.joins.cut(server, self.opens.files_of(&self.map, server));
+        }
     }
     fn notice(&self, server: ServerId, notice: Notice) {
         if notice.draining {
@@ -165,6 +176,9 @@ impl SessionEvents for Known {
             if let Some(file) = self.opens.get(Handle(handle)) {
                 file.invalidated();
             }
+        }
+        for file in notice.recall.iter().filter_map(|h| self.opens.get(Handle(*h))) {
+            self.joins.recall(&file);
         }
         if !notice.invalidate.is_empty() {
             self.ncache.clear();
@@ -191,6 +205,7 @@ impl Client {
             acache: Acache::new(config.acache_ms),
             opens: OpenTable::default(),
             locks: Arc::default(),
+            joins: Joins::new(config.join),
             restarts: AtomicU64::new(0),
         });
         let shared = ClientShared::new(config.network(), known.clone());
@@ -241,6 +256,10 @@ impl Client {
     /// What is locked.
     pub fn locks(&self) -> &Arc<LockTable> {
         &self.known.locks
+    }
+    /// Writes that are held back.
+    pub fn joins(&self) -> &Joins {
+        &self.known.joins
     }
     /// Counts restarts of servers: after loss of power a server may count anew from an older state.
     pub fn restarts(&self) -> u64 {

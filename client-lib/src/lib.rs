@@ -13,6 +13,7 @@
 //! - [`attrs`][]: attributes with the size made exact
 //! - [`io_plan`][]: a range of a file as extents of datafiles
 //! - [`open_table`][]: what is open, and what this client wrote and has not yet reported
+//! - [`joining`][]: small writes that are held back and sent as one
 //! - [`locks`][]: what is locked, and what is still to be given back
 //! - [`ncache`], [`acache`][]: names and attributes
 //! - [`dirmaps`][]: which part of a split directory to ask for a name
@@ -25,6 +26,7 @@ pub mod background;
 pub mod client;
 pub mod dirmaps;
 pub mod io_plan;
+pub mod joining;
 pub mod locks;
 pub mod machine;
 pub mod metrics;

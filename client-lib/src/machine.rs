@@ -43,6 +43,11 @@ pub trait Machine: Send {
     const NAME: &'static str;
     /// The present state's name, for traces and hooks.
     fn state(&self) -> &'static str;
+    /// Files about whose bytes, size or times it asks, or whose bytes it changes: what is held back of
+    /// them (see [`crate::joining`]) is written out first.
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        SmallVec::new()
+    }
     /// Does the present state's work.
     ///
     /// # Errors
@@ -260,6 +265,13 @@ async fn drive<M: Machine, N: Net>(
     client: &Client,
     net: &N,
 ) -> Result<M::Out> {
+    if client.joins().any() {
+        for handle in machine.touches() {
+            if let Some(file) = client.opens().get(handle) {
+                client.joins().settle(&file, op.cx.caller_tid).await?;
+            }
+        }
+    }
     loop {
         if !std::mem::replace(&mut op.entered, true) {
             let to = machine.state();

@@ -9,6 +9,7 @@
 //! answered release); a report under way still counts as this client's knowledge until it is
 //! answered; a change of size or mtime and a report of the same file never travel at the same time
 //! ([`Hold`]), so a late report never undoes a truncate or utimes that came after the write.
+use crate::joining::Joined;
 use parking_lot::{Condvar, Mutex};
 use pvfs2_proto::attr::mode;
 use pvfs2_proto::op::{OpenState, ReleaseItem};
@@ -73,11 +74,18 @@ pub struct FileState {
     pub handle: Handle,
     inner: Mutex<Inner>,
     quiet: Condvar,
+    /// Writes that are held back.
+    pub(crate) joined: Joined,
 }
 
 impl FileState {
     fn new(handle: Handle) -> Arc<FileState> {
-        Arc::new(FileState { handle, inner: Mutex::default(), quiet: Condvar::new() })
+        Arc::new(FileState {
+            handle,
+            inner: Mutex::default(),
+            quiet: Condvar::new(),
+            joined: Joined::default(),
+        })
     }
 
     /// The layout, once the file is striped. It never changes after.
@@ -125,6 +133,19 @@ impl FileState {
         inner.pending.merge(Pending { wrote: true, end, mtime_ns });
         inner.own.end = inner.own.end.max(end);
         inner.own.mtime_ns = inner.own.mtime_ns.max(mtime_ns);
+    }
+
+    /// Whether writes may be held back: of a striped file without a quota that could refuse them.
+    pub(crate) fn may_join(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.layout.is_some() && inner.room_end.is_none()
+    }
+
+    /// Bytes up to `end` are held back.
+    pub(crate) fn joined_up_to(&self, end: u64) {
+        let mut inner = self.inner.lock();
+        inner.changes += 1;
+        inner.own.end = inner.own.end.max(end);
     }
 
     /// The metadata server wrote for us (stuffed write, append, fallocate): it knows size and mtime.
@@ -330,7 +351,11 @@ impl OpenTable {
             inner.own = Own::default();
         }
         let gone = inner.readers == 0 && inner.writers == 0;
+        let unwritable = inner.writers == 0;
         drop(inner);
+        if unwritable {
+            file.joined.closed();
+        }
         if gone {
             shard.remove(&file.handle.0);
         }
@@ -364,6 +389,18 @@ impl OpenTable {
             }
         }
         out.into_values().collect()
+    }
+
+    /// The files of one metadata server that are open for writing.
+    pub(crate) fn files_of(&self, map: &ClusterMap, server: u32) -> Vec<Arc<FileState>> {
+        let mut out = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let of_server = |h: u64| map.meta_server_of(Handle(h)) == Some(server);
+            let files = shard.iter().filter(|(h, _)| of_server(**h)).map(|(_, f)| f.clone());
+            out.extend(files.filter(|f| f.inner.lock().writers > 0));
+        }
+        out
     }
 
     /// The server has forgotten these opens and cannot bring them back.
@@ -468,7 +505,7 @@ impl OpenFile {
     ///
     /// [`Background::release`]: crate::background::Background::release
     pub fn has_news(&self) -> bool {
-        self.write && self.state.pending().wrote
+        self.write && (self.state.pending().wrote || !self.state.joined.is_empty())
     }
 
     /// Whether its release was asked for already; marks it.

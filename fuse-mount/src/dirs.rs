@@ -140,7 +140,10 @@ impl Sink for PlusSink<'_> {
 
     fn entry(&mut self, ino: INodeNo, offset: u64, e: &Dirent) -> bool {
         let (attr, ttl) = match &e.attr {
-            Some(attr) => self.shared.shown(attr, self.ttl),
+            Some(attr) => {
+                let joined = self.shared.is_joined(attr.handle());
+                self.shared.shown(attr, if joined { Duration::ZERO } else { self.ttl })
+            }
             // Without attributes (the object's server did not answer) the kernel asks when it needs
             // them: their life is 0.
             None => (type_only(ino, e.kind), Duration::ZERO),

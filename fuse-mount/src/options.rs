@@ -40,7 +40,7 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
@@ -93,6 +93,8 @@ pub struct MountOptions {
     pub spin_us: Option<u32>,
     /// `locks`: fcntl and flock locks hold in the whole cluster, or between this mount's processes.
     pub cluster_locks: bool,
+    /// `join`: small sequential writes are held back for a moment and sent as one.
+    pub join: bool,
     /// `hard` (wait for ever) / `soft` (give up after the retries).
     pub hard: bool,
     /// `retry-limit`; not said: the cluster's.
@@ -130,6 +132,7 @@ impl Default for MountOptions {
             stall_ms: None,
             spin_us: None,
             cluster_locks: true,
+            join: true,
             hard: false,
             retry_limit: None,
             retry_delay_ms: None,
@@ -176,6 +179,7 @@ impl MountOptions {
         config.acache_ms = self.acache_ms;
         config.ncache_ms = self.ncache_ms;
         config.hard = self.hard;
+        config.join = self.join;
         config.retry_limit = self.retry_limit;
         config.retry_delay_ms = self.retry_delay_ms;
         config.stall_ms = self.stall_ms;
@@ -226,6 +230,8 @@ impl MountOptions {
             "default_permissions" => {}
             "hard" => self.hard = true,
             "soft" => self.hard = false,
+            "join" => self.join = true,
+            "nojoin" => self.join = false,
             "debug" => self.debug = true,
             "remount" => self.remount = true,
             _ => {
@@ -319,6 +325,8 @@ const FLAGS: &[&str] = &[
     "default_permissions",
     "hard",
     "soft",
+    "join",
+    "nojoin",
     "debug",
     "remount",
 ];

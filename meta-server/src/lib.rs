@@ -17,6 +17,7 @@
 //! - [`intents`], [`peer_steps`]: operations over several metadata servers, from both sides
 //! - `linger`: what a rename replaced stays for a moment
 //! - [`split`]: directories that grow over several servers
+//! - `rights`: who may hold back what it writes
 //! - `reaper`: removes what has lost its last name and its last open
 mod acl;
 pub mod change;
@@ -32,6 +33,7 @@ mod ops;
 pub mod peer_steps;
 mod quota;
 mod reaper;
+mod rights;
 pub mod server;
 pub mod split;
 pub mod store;

@@ -162,6 +162,12 @@ impl OpenTable {
                 && f.by.iter().all(|o| o.session == session || o.writers == 0)
         })
     }
+    /// Whether the session is the only one that has the file open, and for writing.
+    pub fn is_alone(&self, session: u64, handle: Handle) -> bool {
+        self.files
+            .get(&handle)
+            .is_some_and(|f| f.has_writers() && f.by.iter().all(|o| o.session == session))
+    }
     /// The session changed the size: other writers do not know of it.
     pub fn size_changed(&mut self, session: u64, handle: Handle) {
         if let Some(file) = self.files.get_mut(&handle)

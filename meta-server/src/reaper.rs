@@ -170,6 +170,7 @@ impl MetaServer {
         merge(&mut attr, extent);
         if !self.opens.borrow().has_writers(handle) && !self.in_grace.get() {
             attr.set(AttrFlags::SIZE_DYNAMIC, false);
+            attr.set(AttrFlags::MAY_JOIN, false);
         }
         attr.change += 1;
         // Who wrote what before nobody told is not known.

@@ -74,6 +74,7 @@ pub struct MetaServer {
     pub(crate) sched: Scheduler,
     pub(crate) opens: RefCell<OpenTable>,
     pub(crate) locks: RefCell<LockTable>,
+    pub(crate) rights: RefCell<crate::rights::Rights>,
     notifier: RefCell<Option<Notifier>>,
     pub(crate) in_grace: Cell<bool>,
     /// Files whose size is being asked of their datafiles, or shall be after the grace time.
@@ -152,6 +153,7 @@ impl MetaServer {
         let base = u64::from(id + 1) << INTENT_SHIFT;
         let store = Store::open(collection.clone(), env.clone(), range, base, root, clean_stop)?;
         let locks = RefCell::new(LockTable::new(env.now_ns().max(1) as u64));
+        let rights = RefCell::new(crate::rights::Rights::new(env.now_ns()));
         let server = Arc::new_cyclic(|me| MetaServer {
             id,
             index,
@@ -164,6 +166,7 @@ impl MetaServer {
             sched: Scheduler::new(),
             opens: RefCell::default(),
             locks,
+            rights,
             notifier: RefCell::default(),
             in_grace: Cell::new(true),
             settling: RefCell::default(),
@@ -350,6 +353,7 @@ impl MetaServer {
     }
 
     async fn run(&self, cx: &OpCx, op: OpRequest, body: Body) -> Result<Answer> {
+        self.recall_all(cx, &crate::rights::asked_about(&op)).await?;
         self.quota_check(cx, &op, &body).await?;
         match op {
             OpRequest::Lookup(r) => ops::lookup::lookup(self, cx, r).await,
@@ -395,6 +399,7 @@ impl MetaServer {
             OpRequest::RenamePeer(r) => ops::rename_peer::rename_peer(self, cx, r).await,
             OpRequest::IntentStatus(r) => ops::intent_status::intent_status(self, r),
             OpRequest::FsckScan(r) => ops::fsck_scan::fsck_scan(self, cx, r),
+            OpRequest::GiveBack(r) => ops::give_back::give_back(self, cx, r),
             OpRequest::TreeLock(r) => ops::tree_lock::tree_lock(self, r).await,
             OpRequest::SplitDirent(r) => ops::split_dirent::split_dirent(self, r).await,
             OpRequest::PartAttr(r) => ops::part_attr::part_attr(self, r).await,
@@ -453,6 +458,7 @@ impl OpHandler for MetaServer {
 
     fn session_ended(&self, session: u64) {
         self.lock_step(Event::EndSession(session));
+        self.rights.borrow_mut().end_session(session);
         if let Err(e) = self.forget_appends(session) {
             tracing::error!(session, "cannot remove notes of appends: {e}");
         }

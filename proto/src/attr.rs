@@ -34,6 +34,8 @@ impl AttrFlags {
     /// (In replies) the object counts for somebody with a quota: a writer of datafiles asks for room
     /// (`quota_reserve`) before it goes beyond the size.
     pub const QUOTA: u32 = 1 << 16;
+    /// Beside `SIZE_DYNAMIC`: a writer may hold back bytes (see the metadata server's `rights.rs`).
+    pub const MAY_JOIN: u32 = 1 << 17;
     /// A part of a split directory (see `dirmap.rs`); its home names it, no dirent does.
     pub const DIR_PART: u32 = 1 << 10;
 }

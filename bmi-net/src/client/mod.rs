@@ -104,6 +104,8 @@ pub trait SessionEvents: Send + Sync {
     fn restarted(&self, server: ServerId);
     /// The server says something unasked.
     fn notice(&self, server: ServerId, notice: Notice);
+    /// The connection on which the server says something unasked has ended.
+    fn cut(&self, _server: ServerId) {}
 }
 
 /// [`SessionEvents`] of a client that has nothing open and caches nothing.

@@ -200,6 +200,11 @@ struct Task {
 
 impl Task {
     async fn run(mut self, silence: Duration) {
+        self.serve(silence).await;
+        self.events.cut(self.server);
+    }
+
+    async fn serve(&mut self, silence: Duration) {
         let mut seen = 0;
         let mut asked = false;
         loop {

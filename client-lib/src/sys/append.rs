@@ -13,9 +13,11 @@ use crate::open_table::OpenFile;
 use crate::sys::{keep_or_drop, object_failed};
 use bytes::Bytes;
 use pvfs2_bmi::call::Net;
+use pvfs2_proto::Handle;
 use pvfs2_proto::Result;
 use pvfs2_proto::limits::BODY_MAX;
 use pvfs2_proto::op::AppendRequest;
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -38,6 +40,9 @@ impl Machine for Append {
     const NAME: &'static str = "append";
     fn state(&self) -> &'static str {
         "ask"
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.file.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<(usize, u64)>> {
         self.file.check(true)?;

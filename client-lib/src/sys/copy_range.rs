@@ -27,6 +27,7 @@ use pvfs2_bmi::call::{Call, Net};
 use pvfs2_proto::limits::{FILE_SIZE_MAX, IO_BYTES_MAX, IO_EXTENTS_MAX};
 use pvfs2_proto::op::{CopyExtent, CopySmallRequest, DfCopyRequest, OpMessage, UnstuffRequest};
 use pvfs2_proto::{ClusterMap, ErrorCode, FileLayout, Handle, PvfsError, Result, ServerId};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -303,6 +304,9 @@ impl Machine for CopyRange {
             State::Read(_) => "read",
             State::Write(_) => "write",
         }
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.from.handle, self.to.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<u64>> {
         match &mut self.state {

@@ -74,7 +74,9 @@ impl Create {
         let dir = Handle(r.dir);
         let at = cx.part_of(dir, &r.name);
         let server = cx.meta_server(at)?;
-        let request = CreateRequest { dir: at.0, ..r.clone() };
+        let want_right = r.write && !r.no_open && client.joins().is_on();
+        let cuts = client.joins().cuts();
+        let request = CreateRequest { dir: at.0, want_right, ..r.clone() };
         let answer = match cx.ask(server, request).await {
             Err(e) => {
                 // The name exists all the same: a negative entry would deny it.
@@ -89,6 +91,9 @@ impl Create {
         let mut attr = need(answer.attr, "create answered without attributes")?;
         let file = (!r.no_open)
             .then(|| OpenFile::new(client.opens(), attr.clone(), (r.read, r.write), None));
+        if let Some(file) = file.as_ref().filter(|_| want_right) {
+            client.joins().opened(&file.state, server, answer.right, cuts);
+        }
         if let Some(file) = client.opens().get(attr.handle())
             && r.truncate
             && !answer.created

@@ -10,8 +10,10 @@ use crate::machine::{Cx, Machine, Step};
 use crate::open_table::OpenFile;
 use crate::sys::{keep_or_drop, object_failed};
 use pvfs2_bmi::call::Net;
+use pvfs2_proto::Handle;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::{FallocateKind, FallocateRequest};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
 /// See the head of the file.
@@ -41,6 +43,9 @@ impl Machine for Fallocate {
     const NAME: &'static str = "fallocate";
     fn state(&self) -> &'static str {
         "ask"
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.file.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
         self.file.check(true)?;

@@ -13,8 +13,10 @@ use crate::locks::Want;
 use crate::machine::{Cx, Machine, Step};
 use crate::open_table::OpenFile;
 use pvfs2_bmi::call::Net;
+use pvfs2_proto::Handle;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::{LockRequest, lock_kind};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
 /// See the head of the file.
@@ -58,6 +60,9 @@ impl Machine for Flush {
     const NAME: &'static str = "flush";
     fn state(&self) -> &'static str {
         if self.unlocked { "check" } else { "unlock" }
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.file.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
         if !self.unlocked {

@@ -17,6 +17,7 @@ use crate::tickets::take;
 use pvfs2_bmi::call::{Call, Net};
 use pvfs2_proto::op::{DfSyncRequest, FsyncRequest, OpMessage, ReportRequest};
 use pvfs2_proto::{Handle, Result, ServerId};
+use smallvec::{SmallVec, smallvec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -98,6 +99,9 @@ impl Machine for Fsync {
             State::Report => "report",
             State::Meta(_) => "meta",
         }
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
         match &self.state {

@@ -11,6 +11,7 @@ use crate::attrs::{AttrFlow, cached};
 use crate::machine::{Cx, Machine, Step};
 use pvfs2_bmi::call::Net;
 use pvfs2_proto::{Attr, Handle, Result};
+use smallvec::{SmallVec, smallvec};
 
 /// See the head of the file.
 pub struct Getattr {
@@ -34,6 +35,9 @@ impl Machine for Getattr {
     const NAME: &'static str = "getattr";
     fn state(&self) -> &'static str {
         self.flow.as_ref().map_or("cache", AttrFlow::state)
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let Some(flow) = &mut self.flow else {

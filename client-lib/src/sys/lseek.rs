@@ -16,6 +16,7 @@ use crate::tickets::take;
 use pvfs2_bmi::call::{Call, Net};
 use pvfs2_proto::op::{DfMapRequest, DfMapResponse, OpMessage};
 use pvfs2_proto::{Attr, AttrFlags, ErrorCode, FileLayout, Handle, PvfsError, Result};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
 /// Extents asked for at a time.
@@ -48,6 +49,7 @@ enum State {
 
 /// See the head of the file. Results in the logical offset.
 pub struct Lseek {
+    handle: Handle,
     logical_offset: u64,
     whence: Whence,
     state: State,
@@ -56,7 +58,8 @@ pub struct Lseek {
 impl Lseek {
     /// Seeks from `logical_offset`.
     pub fn new(file: &Arc<OpenFile>, logical_offset: u64, whence: Whence) -> Lseek {
-        Lseek { logical_offset, whence, state: State::Flow(AttrFlow::Ask(file.handle)) }
+        let state = State::Flow(AttrFlow::Ask(file.handle));
+        Lseek { handle: file.handle, logical_offset, whence, state }
     }
 
     fn no_data(&self) -> PvfsError {
@@ -134,6 +137,9 @@ impl Machine for Lseek {
             State::Flow(flow) => flow.state(),
             State::Map { .. } => "map",
         }
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<u64>> {
         match &mut self.state {

@@ -14,6 +14,7 @@ use crate::tickets::need;
 use pvfs2_bmi::call::Net;
 use pvfs2_proto::op::OpenRequest;
 use pvfs2_proto::{Handle, Result};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
 /// See the head of the file.
@@ -42,6 +43,9 @@ impl Machine for Open {
     fn state(&self) -> &'static str {
         if self.held.is_none() { "hold" } else { "ask" }
     }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![Handle(self.request.handle)]
+    }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Arc<OpenFile>>> {
         let (client, handle) = (cx.client, Handle(self.request.handle));
         if self.held.is_none() {
@@ -56,7 +60,9 @@ impl Machine for Open {
         }
         let reads = self.request.read || self.request.exec;
         let keeps_bytes = reads && !self.request.write && client.acache().is_on();
-        let request = OpenRequest { want_bytes: keeps_bytes, ..self.request.clone() };
+        let want_right = self.request.write && client.joins().is_on();
+        let cuts = client.joins().cuts();
+        let request = OpenRequest { want_bytes: keeps_bytes, want_right, ..self.request.clone() };
         let server = cx.meta_server(handle)?;
         let asked_ns = cx.now_ns();
         let answer =
@@ -66,6 +72,9 @@ impl Machine for Open {
         let bytes = answer.bytes.filter(|_| keeps_bytes).map(|b| (b, until_ns));
         let mode = (reads, self.request.write);
         let file = OpenFile::new(client.opens(), attr.clone(), mode, bytes);
+        if want_right {
+            client.joins().opened(&file.state, server, answer.right, cuts);
+        }
         if self.request.truncate {
             file.state.truncated(0);
         }

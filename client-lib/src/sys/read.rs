@@ -21,8 +21,10 @@ use crate::open_table::OpenFile;
 use crate::sys::{Lent, keep_or_drop, object_failed};
 use crate::tickets::take;
 use pvfs2_bmi::call::{Call, Net};
+use pvfs2_proto::Handle;
 use pvfs2_proto::op::{IoReadRequest, OpMessage, ReadSmallRequest};
 use pvfs2_proto::{Attr, ErrorCode, FileLayout, PvfsError, Result};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -294,6 +296,9 @@ impl Machine for Read {
     fn state(&self) -> &'static str {
         self.flow.state()
     }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.flow.file.handle]
+    }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Vec<u8>>> {
         Ok(match self.flow.step(cx, &mut self.buf).await? {
             Step::Next => Step::Next,
@@ -315,6 +320,9 @@ impl Machine for ReadInto<'_> {
     const NAME: &'static str = "read";
     fn state(&self) -> &'static str {
         self.flow.state()
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.flow.file.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
         self.flow.step(cx, self.buf).await

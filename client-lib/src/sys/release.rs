@@ -14,8 +14,10 @@ use crate::machine::{Cx, Machine, Step};
 use crate::open_table::{OpenFile, Report};
 use crate::sys::begin_report;
 use pvfs2_bmi::call::Net;
+use pvfs2_proto::Handle;
 use pvfs2_proto::op::{ReleaseItem, ReleaseRequest};
 use pvfs2_proto::{PvfsError, Result, ServerId};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -51,6 +53,9 @@ impl Machine for Release {
     const NAME: &'static str = "release";
     fn state(&self) -> &'static str {
         if self.report.is_none() { "report" } else { "ask" }
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.file.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
         if !*self.first.get_or_insert_with(|| !self.file.mark_released()) {

@@ -17,6 +17,7 @@ use crate::tickets::need;
 use pvfs2_bmi::call::Net;
 use pvfs2_proto::op::SetattrRequest;
 use pvfs2_proto::{Attr, Handle, Result, SetAttr};
+use smallvec::{SmallVec, smallvec};
 
 enum State {
     Hold,
@@ -71,6 +72,9 @@ impl Machine for Setattr {
             State::Ask(_) => "ask",
             State::Flow(flow) => flow.state(),
         }
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        smallvec![self.handle]
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         match &mut self.state {

@@ -15,18 +15,21 @@
 //! that was answered is not sent again when another part stalls, so no server writes twice.
 //! Errors: `NoSpace`, `FileTooBig`, `Stale`, `Damaged`, `ReadOnly`, `Quota`.
 use crate::io_plan::IoPlan;
+use crate::joining::WriteOut;
 use crate::machine::{Cx, Machine, OpState, Step, run};
 use crate::open_table::OpenFile;
 use crate::sys::{Lent, keep, keep_or_drop, object_failed};
 use crate::tickets::{need, take};
 use bytes::Bytes;
 use pvfs2_bmi::call::{Call, Net};
+use pvfs2_proto::Handle;
 use pvfs2_proto::attr::mode;
 use pvfs2_proto::op::{
     IoWriteRequest, OpMessage, QuotaReserveRequest, SetattrRequest, UnstuffRequest,
     WriteSmallRequest,
 };
 use pvfs2_proto::{AttrFlags, ErrorCode, PvfsError, Result, SetAttr};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -50,6 +53,8 @@ struct WriteFlow {
     window: IoPlan,
     base: usize,
     answered: Vec<bool>,
+    /// These are the bytes that were held back: they wait for none.
+    joined: bool,
 }
 
 impl WriteFlow {
@@ -62,7 +67,12 @@ impl WriteFlow {
             window: IoPlan::default(),
             base: 0,
             answered: Vec::new(),
+            joined: false,
         }
+    }
+
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        if self.joined { SmallVec::new() } else { smallvec![self.file.handle] }
     }
 
     fn state(&self) -> &'static str {
@@ -304,6 +314,13 @@ impl Write {
     pub fn new(file: Arc<OpenFile>, logical_offset: u64, data: Bytes, kill_suidgid: bool) -> Write {
         Write { flow: WriteFlow::new(file, logical_offset, kill_suidgid), data }
     }
+
+    /// Writes what was held back.
+    pub(crate) fn joined(out: WriteOut) -> Write {
+        let mut flow = WriteFlow::new(out.file, out.logical_offset, false);
+        flow.joined = true;
+        Write { flow, data: out.bytes }
+    }
 }
 
 impl Machine for Write {
@@ -311,6 +328,9 @@ impl Machine for Write {
     const NAME: &'static str = "write";
     fn state(&self) -> &'static str {
         self.flow.state()
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        self.flow.touches()
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
         self.flow.step(cx, &self.data).await
@@ -327,6 +347,9 @@ impl Machine for WriteFrom<'_> {
     const NAME: &'static str = "write";
     fn state(&self) -> &'static str {
         self.flow.state()
+    }
+    fn touches(&self) -> SmallVec<[Handle; 2]> {
+        self.flow.touches()
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
         self.flow.step(cx, self.data).await

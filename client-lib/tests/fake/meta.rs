@@ -357,7 +357,7 @@ impl Meta {
                 let attr = self.attr(session, r.handle)?;
                 let stuffed = attr.has(AttrFlags::STUFFED) && r.want_bytes;
                 let bytes = stuffed.then(|| Bytes::from(self.objects[&r.handle].bytes.clone()));
-                ok!(OpenRequest, OpenResponse { attr: Some(attr), bytes })
+                ok!(OpenRequest, OpenResponse { attr: Some(attr), bytes, right: 0 })
             }
             OpRequest::Release(r) => {
                 self.released.push(r.items.clone());
@@ -478,6 +478,7 @@ impl Meta {
             self.opened(session, handle, r.write)?;
         }
         Ok(CreateResponse {
+            right: 0,
             attr: Some(self.attr(session, handle)?),
             created: there.is_none(),
             dir_attr: Some(self.attr(session, r.dir)?),

@@ -25,6 +25,8 @@ pub(crate) struct WriteHow {
     kill_suidgid: bool,
     /// Durable before the answer: the kernel sees to it for pages, we where they are passed by.
     sync: bool,
+    /// It may be held back for a moment.
+    joins: bool,
 }
 
 impl WriteHow {
@@ -37,6 +39,7 @@ impl WriteHow {
             append: flags & libc::O_APPEND != 0 && !is_page,
             kill_suidgid: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: direct && flags & libc::O_DSYNC != 0,
+            joins: !direct && !is_page && flags & (libc::O_DSYNC | libc::O_APPEND) == 0,
         }
     }
 }
@@ -104,6 +107,12 @@ impl PvfsFs {
     ) {
         if how.append {
             return self.append_file(req, opened, logical_offset, data, how, reply);
+        }
+        let client = self.dispatch.client();
+        let now_ns = client.env().now_ns();
+        let (file, kill) = (&opened.file, how.kill_suidgid);
+        if how.joins && client.joins().add(file, logical_offset, data, kill, now_ns) {
+            return written(&self.shared, (file.handle, false), reply, Ok(data.len()));
         }
         let mut op = self.dispatch.open_file_op(req);
         let (client, net) = (self.dispatch.client().as_ref(), self.dispatch.carrier());

@@ -61,6 +61,22 @@ impl OpenHow {
 }
 
 impl Shared {
+    /// Where the outcome may be that bytes were lost which the kernel's pages show, those go.
+    fn written_out(
+        self: &Arc<Self>,
+        handle: Handle,
+        answer: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> impl FnOnce(Result<()>) + Send + 'static {
+        let shared = self.clone();
+        move |result| {
+            if result.is_err() {
+                shared.inodes.doubt_pages(handle);
+                shared.invalidate_pages(handle);
+            }
+            answer(result);
+        }
+    }
+
     /// Gives an open file its number, and the kernel's flags for it.
     fn opened(&self, file: Arc<OpenFile>, how: OpenHow) -> (FileHandle, FopenFlags) {
         let attr = &file.attr;
@@ -139,7 +155,8 @@ impl PvfsFs {
     ) {
         let op = self.dispatch.open_file_op(req);
         let machine = Flush::new(opened.file.clone(), owner.0);
-        self.dispatch.run_op(op, machine, answer("flush", reply));
+        let answer = self.shared.written_out(opened.file.handle, answer("flush", reply));
+        self.dispatch.run_op(op, machine, answer);
     }
 
     /// The last descriptor is closed; nobody waits for the outcome.
@@ -169,7 +186,8 @@ impl PvfsFs {
             Some(opened) => Fsync::file(opened.file.clone()),
             None => Fsync::object(handle),
         };
-        self.dispatch.run_op(self.dispatch.open_file_op(req), machine, answer("fsync", reply));
+        let answer = self.shared.written_out(handle, answer("fsync", reply));
+        self.dispatch.run_op(self.dispatch.open_file_op(req), machine, answer);
     }
 
     /// The mount has ended with files open (it was cut off): the servers hear of it all the same.

@@ -54,6 +54,9 @@ impl Shared {
 
     /// Life of attributes: what came out of the acache lives in the kernel only as long as there.
     pub(super) fn attr_ttl(&self, handle: Handle) -> Duration {
+        if self.is_joined(handle) {
+            return Duration::ZERO;
+        }
         shorter(self.ttl.attr, self.client.acache().left_ns(handle, self.now_ns()))
     }
 
@@ -89,6 +92,11 @@ impl Shared {
             Told::Truth => {}
         }
         (file, ttl)
+    }
+
+    /// Whether attributes of `handle` tell an older mtime than it has: some of its bytes are held back.
+    pub(crate) fn is_joined(&self, handle: Handle) -> bool {
+        self.client.joins().is_joined(handle)
     }
 
     /// Answers a lookup; a name that does not exist may be remembered as such.

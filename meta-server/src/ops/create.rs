@@ -55,11 +55,15 @@ pub(crate) async fn create(server: &MetaServer, cx: &OpCx, r: CreateRequest) -> 
         attr: Some(server.seen(cx, attr)),
         created: true,
         dir_attr: Some(place.dir),
+        right: 0,
     });
-    let answer = server.answer(cx, change, response)?;
+    let mut answer = server.answer(cx, change, response)?;
     server.remember_young(handle);
     if !r.no_open && (r.read || r.write) && cx.session != 0 {
         server.opens.borrow_mut().open(cx.session, handle, r.write);
+        if let OpResponse::Create(made) = &mut answer.op {
+            made.right = server.grant(cx.session, handle, r.write && r.want_right);
+        }
     }
     Ok(answer)
 }
@@ -71,7 +75,9 @@ async fn open_existing(
     handle: u64,
     place: Place,
 ) -> Result<Answer> {
+    let mut right = 0;
     let attr = if r.no_open {
+        server.recall(cx, handle.into()).await?;
         Some(server.store.object(handle.into())?)
     } else {
         let open = OpenRequest {
@@ -79,15 +85,21 @@ async fn open_existing(
             read: r.read,
             write: r.write,
             truncate: r.truncate,
+            want_right: r.want_right,
             ..Default::default()
         };
+        // The asking client did not know that it has the file open already.
+        server.recall_from(handle.into(), if r.truncate { None } else { Some(cx.session) }).await?;
         match super::open::open(server, cx, open).await?.op {
-            OpResponse::Open(response) => response.attr,
+            OpResponse::Open(response) => {
+                right = response.right;
+                response.attr
+            }
             _ => None,
         }
     };
     let dir_attr = Some(place.dir);
-    let response = OpResponse::Create(CreateResponse { attr, created: false, dir_attr });
+    let response = OpResponse::Create(CreateResponse { attr, created: false, dir_attr, right });
     // Not recorded: opening again after a restart does the same.
     Ok(Answer::new(response))
 }

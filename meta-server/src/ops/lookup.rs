@@ -31,7 +31,19 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
             Some(_) => server.store.directory(dir.handle()).map(|fresh| dir = fresh),
             None => Ok(()),
         };
-        let step = match fresh.and_then(|()| one(server, cx, &dir, name)) {
+        let mut found = fresh.and_then(|()| one(server, cx, &dir, name));
+        while let Ok(step) = &found
+            && server.rights.borrow().is_others(cx.session, Handle(step.handle))
+        {
+            server.recall(cx, Handle(step.handle)).await?;
+            // The names may have changed meanwhile.
+            dir = server.store.directory(dir.handle())?;
+            found = one(server, cx, &dir, name);
+        }
+        if let Ok(step) = &found {
+            server.recall(cx, Handle(step.handle)).await?;
+        }
+        let step = match found {
             Ok(step) => step,
             Err(e) if i == 0 => return Err(e),
             Err(_) => break,

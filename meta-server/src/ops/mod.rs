@@ -11,6 +11,7 @@ pub(crate) mod fsync;
 pub(crate) mod getattr;
 pub(crate) mod getlk;
 pub(crate) mod getxattr;
+pub(crate) mod give_back;
 pub(crate) mod intent_status;
 pub(crate) mod link;
 pub(crate) mod link_count;

@@ -28,14 +28,24 @@ pub(crate) async fn open(server: &MetaServer, cx: &OpCx, r: OpenRequest) -> Resu
     }
     let mut doubtful = false;
     if r.write && attr.layout.is_some() {
-        (attr, doubtful) = begin_writing(server, handle).await?;
+        (attr, doubtful) = begin_writing(server, handle, r.want_right).await?;
     }
+    let mut right = 0;
     if cx.session != 0 {
-        let mut opens = server.opens.borrow_mut();
-        opens.open(cx.session, handle, r.write);
+        server.opens.borrow_mut().open(cx.session, handle, r.write);
         if doubtful {
-            opens.disturb(handle);
+            server.opens.borrow_mut().disturb(handle);
         }
+        if server.rights.borrow().is_others(cx.session, handle) {
+            // Given since this open was asked for; now that it is entered no other will be.
+            if let Err(e) = server.recall(cx, handle).await {
+                server.opens.borrow_mut().close(cx.session, handle, r.write);
+                return Err(e);
+            }
+            attr = server.store.object(handle)?;
+        }
+        let wanted = r.write && r.want_right && (attr.layout.is_none() || may_join(&attr));
+        right = server.grant(cx.session, handle, wanted);
     }
     let bytes = if r.want_bytes && attr.has(AttrFlags::STUFFED) {
         Some(server.store.stuffed_bytes(&attr)?)
@@ -43,7 +53,7 @@ pub(crate) async fn open(server: &MetaServer, cx: &OpCx, r: OpenRequest) -> Resu
         None
     };
     let attr = Some(server.seen(cx, attr));
-    Ok(Answer::new(OpResponse::Open(OpenResponse { attr, bytes })))
+    Ok(Answer::new(OpResponse::Open(OpenResponse { attr, bytes, right })))
 }
 
 fn check(cx: &OpCx, attr: &Attr, r: &OpenRequest) -> Result<()> {
@@ -59,9 +69,13 @@ fn check(cx: &OpCx, attr: &Attr, r: &OpenRequest) -> Result<()> {
     prelude::access(&cx.cred, attr, want)
 }
 
+fn may_join(attr: &Attr) -> bool {
+    attr.has(AttrFlags::SIZE_DYNAMIC) && attr.has(AttrFlags::MAY_JOIN)
+}
+
 /// The first writer of a striped file makes its size dynamic. `true`: what the file's size is,
 /// only the datafiles know.
-async fn begin_writing(server: &MetaServer, handle: Handle) -> Result<(Attr, bool)> {
+async fn begin_writing(server: &MetaServer, handle: Handle, joins: bool) -> Result<(Attr, bool)> {
     let unsettled = |attr: &Attr| {
         attr.has(AttrFlags::SIZE_DYNAMIC) && !server.opens.borrow().has_writers(handle)
     };
@@ -76,6 +90,7 @@ async fn begin_writing(server: &MetaServer, handle: Handle) -> Result<(Attr, boo
     let doubtful = unsettled(&attr);
     if !attr.has(AttrFlags::SIZE_DYNAMIC) && attr.layout.is_some() {
         attr.set(AttrFlags::SIZE_DYNAMIC, true);
+        attr.set(AttrFlags::MAY_JOIN, joins);
         let mut change = Change::new();
         change.put_attr(&attr);
         server.store.commit(change)?;

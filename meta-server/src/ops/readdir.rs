@@ -35,6 +35,8 @@ pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -
     let (mut entries, end) =
         if max == 0 { (Vec::new(), false) } else { server.store.list(dir, r.cursor, high, max)? };
     if r.plus {
+        let listed: Vec<Handle> = entries.iter().map(|e| Handle(e.handle)).collect();
+        server.recall_all(cx, &listed).await?;
         for entry in entries.iter_mut().filter(|e| server.owns(Handle(e.handle))) {
             let attr = server.store.attr(Handle(entry.handle))?;
             // A page of long ACLs would not fit a frame: those are asked for one by one.

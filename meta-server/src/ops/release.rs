@@ -32,6 +32,9 @@ fn one(server: &MetaServer, cx: &OpCx, item: &ReleaseItem) -> Result<()> {
     };
     let mut changed = apply(server, cx, &mut attr, item);
     let closed = server.opens.borrow_mut().close(cx.session, handle, item.write);
+    if !server.opens.borrow().has(cx.session, handle, true) {
+        server.rights.borrow_mut().give_back(cx.session, handle, None);
+    }
     // A close of what is not known to be open comes after a restart: who knows what it wrote?
     let knows = closed.is_some_and(|c| !c.disturbed) && !server.in_grace.get();
     let closed = closed.unwrap_or_default();
@@ -44,6 +47,7 @@ fn one(server: &MetaServer, cx: &OpCx, item: &ReleaseItem) -> Result<()> {
     let exact = settles && knows;
     if exact {
         attr.set(AttrFlags::SIZE_DYNAMIC, false);
+        attr.set(AttrFlags::MAY_JOIN, false);
         changed = true;
     }
     if changed {

@@ -113,6 +113,7 @@ async fn move_out_like(
     attr.set(AttrFlags::STUFFED, false);
     let written = server.opens.borrow().has_writers(handle);
     attr.set(AttrFlags::SIZE_DYNAMIC, written);
+    attr.set(AttrFlags::MAY_JOIN, written && server.rights.borrow().is_held(handle));
     attr.change += 1;
     change.put_attr(&attr);
     if let Some(respond) = respond {

@@ -24,6 +24,9 @@ pub struct OpenRequest {
     /// Opened for execution only (checked against x, not r).
     #[prost(bool, tag = "6")]
     pub exec: bool,
+    /// For writing: the right to hold back what is written is wanted.
+    #[prost(bool, tag = "20")]
+    pub want_right: bool,
 }
 /// Answer to open.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -34,7 +37,25 @@ pub struct OpenResponse {
     /// Bytes of a small file, if asked for.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub bytes: Option<Bytes>,
+    /// The session alone has the file open, and may hold back what it writes until this right is
+    /// recalled; 0: it may not.
+    #[prost(uint64, tag = "20")]
+    pub right: u64,
 }
+
+/// Gives back the right to hold back what is written, after it was recalled and all is written.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GiveBackRequest {
+    /// The file.
+    #[prost(uint64, tag = "1")]
+    pub handle: u64,
+    /// The right.
+    #[prost(uint64, tag = "2")]
+    pub right: u64,
+}
+/// Answer to give_back.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GiveBackResponse {}
 
 /// One close.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -117,6 +117,9 @@ pub struct CreateRequest {
     /// Bits that the mode loses, unless the directory has a default ACL.
     #[prost(uint32, tag = "9")]
     pub umask: u32,
+    /// As in open.
+    #[prost(bool, tag = "20")]
+    pub want_right: bool,
 }
 /// Answer to create.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -130,6 +133,9 @@ pub struct CreateResponse {
     /// The directory's attributes afterwards.
     #[prost(message, optional, tag = "3")]
     pub dir_attr: Option<Attr>,
+    /// As in open; never in a reply that is kept over a restart.
+    #[prost(uint64, tag = "20")]
+    pub right: u64,
 }
 
 /// Makes a directory.

@@ -184,8 +184,7 @@ pub struct Notice {
     /// The server is about to stop cleanly.
     #[prost(bool, tag = "2")]
     pub draining: bool,
-    /// Give back the sole opener's right on these handles, writing out what is held (reserved for
-    /// the next stage of rights; a client of this version answers by invalidating).
+    /// Give back the right to hold back what is written of these files, after writing it out.
     #[prost(uint64, repeated, tag = "3")]
     pub recall: Vec<u64>,
     /// Lock requests of this client (by their ids) that wait no longer: ask again.

@@ -9,6 +9,7 @@ mod copies;
 mod counts;
 mod crash;
 mod growth;
+mod joining;
 mod locks;
 mod pages;
 mod posix;
@@ -48,6 +49,13 @@ fn main() -> ExitCode {
             pages::own_writes_keep_them_without_caches,
             pages::others_changes_are_seen_at_once_without_caches,
             pages::others_changes_are_seen_at_the_next_open,
+            joining::small_writes_travel_together,
+            joining::others_see_each_write_that_was_answered,
+            joining::what_is_held_back_is_sent_soon,
+            joining::a_killed_holder_delays_others_for_its_lease_at_most,
+            joining::a_killed_metadata_server_loses_nothing_that_is_held_back,
+            joining::what_cannot_be_written_is_told_once,
+            joining::an_unmount_writes_out_what_is_held_back,
             twin::one_metadata_server,
             twin::three_metadata_servers,
             twin::three_metadata_servers_and_kills,

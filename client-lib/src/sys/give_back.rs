@@ -1,0 +1,48 @@
+//! give_back: gives back the right to hold back what is written of a file.
+//!
+//! | state | on success | on failure |
+//! |---|---|---|
+//! | ask (give_back) | done | error: the server asks for it again |
+//!
+//! Whoever sends it has written out before. With no right it only sees to it that there is a
+//! connection on which the server can ask. Reads, fills and drops no cache.
+use crate::machine::{Cx, Machine, Step};
+use pvfs2_bmi::call::Net;
+use pvfs2_proto::op::GiveBackRequest;
+use pvfs2_proto::{Handle, Result, ServerId};
+
+/// See the head of the file.
+pub struct GiveBackRight {
+    to: Option<ServerId>,
+    handle: Handle,
+    right: u64,
+}
+
+impl GiveBackRight {
+    /// Gives a right back.
+    pub fn new(handle: Handle, right: u64) -> GiveBackRight {
+        GiveBackRight { to: None, handle, right }
+    }
+
+    /// Gives nothing back.
+    pub fn none(server: ServerId) -> GiveBackRight {
+        GiveBackRight { to: Some(server), handle: Handle::NULL, right: 0 }
+    }
+}
+
+impl Machine for GiveBackRight {
+    type Out = ();
+    const NAME: &'static str = "give_back";
+    fn state(&self) -> &'static str {
+        "ask"
+    }
+    async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
+        let server = match self.to {
+            Some(server) => server,
+            None => cx.meta_server(self.handle)?,
+        };
+        let request = GiveBackRequest { handle: self.handle.0, right: self.right };
+        cx.ask(server, request).await?;
+        Ok(Step::Done(()))
+    }
+}
