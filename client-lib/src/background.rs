@@ -182,8 +182,11 @@ impl<N: Net + 'static> Worker<N> {
                     let _ = client.joins().settle(&state, 0).await;
                     let right = client.joins().given_up(&state);
                     let mut back = GiveBackRight::new(state.handle, right);
-                    // Lost, the server asks again.
-                    let _ = run(&mut back, &mut op, client, net).await;
+                    if let Err(e) = run(&mut back, &mut op, client, net).await {
+                        // Lost, the server asks again.
+                        let handle = state.handle;
+                        tracing::debug!("the right on file {handle} could not be given back: {e}");
+                    }
                     client.joins().gave_back(&state);
                 }
                 joining::Job::Listen(server) => {

@@ -36,6 +36,8 @@ use tracing::Instrument;
 
 /// The number of the first operation between servers.
 pub(crate) const FIRST_PEER_OP: u16 = 70;
+/// The number of the first operation behind those: clients ask a metadata server for it again.
+pub(crate) const FIRST_LATER_OP: u16 = 85;
 
 /// What an operation knows of its request.
 pub struct OpCx {
@@ -407,7 +409,7 @@ impl<H: OpHandler> Inner<H> {
         if let Some(own) = self.own_op(cx.session, &op) {
             return Outgoing::head(own.map_or_else(ResponseHead::error, ResponseHead::ok));
         }
-        if kind as u16 >= FIRST_PEER_OP && cx.peer_server.is_none() {
+        if (FIRST_PEER_OP..FIRST_LATER_OP).contains(&(kind as u16)) && cx.peer_server.is_none() {
             return refuse(ErrorCode::NotPermitted, "only servers of the cluster may ask this");
         }
         let span = tracing::debug_span!("op", op = kind.name(), op_id = cx.op_id);
