@@ -286,6 +286,21 @@ impl Joins {
     /// `Stalled` where the thread cannot wait any longer; `Interrupted` when the caller is being
     /// killed (what is held back is written out all the same).
     pub(crate) async fn settle(&self, state: &Arc<FileState>, caller_tid: u32) -> Result<()> {
+        let waits = self.until_empty(state);
+        if caller_tid == 0 || tokio::runtime::Handle::try_current().is_err() {
+            return waits.await;
+        }
+        let killed = async { while !matches!(signalled(caller_tid).await, Signal::Kill) {} };
+        tokio::select! {
+            biased;
+            done = waits => done,
+            () = killed => {
+                Err(PvfsError::new(ErrorCode::Interrupted, "the caller is being killed"))
+            }
+        }
+    }
+
+    async fn until_empty(&self, state: &Arc<FileState>) -> Result<()> {
         let until = Instant::now() + QUIET_WAIT;
         let can_wait = tokio::runtime::Handle::try_current().is_ok();
         loop {
@@ -300,18 +315,7 @@ impl Joins {
                     continue;
                 }
             }
-            if caller_tid == 0 || !can_wait {
-                pause(QUIET_POLL).await?;
-                continue;
-            }
-            tokio::select! {
-                biased;
-                paused = pause(QUIET_POLL) => paused?,
-                signal = signalled(caller_tid) => if let Signal::Kill = signal {
-                    let why = "the caller is being killed";
-                    return Err(PvfsError::new(ErrorCode::Interrupted, why));
-                },
-            }
+            pause(QUIET_POLL).await?;
         }
     }
 

@@ -150,6 +150,8 @@ impl Reclaim {
                 None
             }
             Standing::Changed { restarted } => {
+                // Whatever the server had given to the session before is gone.
+                shared.events.cut(server);
                 let opens = shared.events.opens_of(server);
                 let parts = parts_of(&opens, &shared.events.locks_of(server)).into_iter();
                 Some(Reclaim { parts, lost: Vec::new(), lost_locks: Vec::new(), restarted })

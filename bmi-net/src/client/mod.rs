@@ -104,7 +104,8 @@ pub trait SessionEvents: Send + Sync {
     fn restarted(&self, server: ServerId);
     /// The server says something unasked.
     fn notice(&self, server: ServerId, notice: Notice);
-    /// The connection on which the server says something unasked has ended.
+    /// The connection on which the server says something unasked has ended, or the session has. Called
+    /// again at any time; must not block.
     fn cut(&self, _server: ServerId) {}
 }
 
