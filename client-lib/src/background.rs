@@ -171,12 +171,14 @@ impl<N: Net + 'static> Worker<N> {
                 joining::Job::WriteOut(state) => {
                     let Some(out) = client.joins().take_out(&state) else { return };
                     let len = out.bytes.len();
-                    if let Err(e) = run(&mut Write::joined(out), &mut op, client, net).await {
-                        let handle = state.handle;
-                        tracing::warn!("{len} bytes of file {handle} could not be written: {e}");
-                        state.set_error(e);
+                    let result = run(&mut Write::joined(out), &mut op, client, net).await;
+                    let (handle, failed) = (state.handle, result.err());
+                    let lost = client.joins().landed(&state, len, failed.clone());
+                    if let Some(e) = failed {
+                        // They count in its size.
+                        client.acache().drop_handle(handle);
+                        tracing::warn!("{lost} bytes of file {handle} could not be written: {e}");
                     }
-                    client.joins().landed(&state, len);
                 }
                 joining::Job::GiveBack(state) => {
                     let _ = client.joins().settle(&state, 0).await;
@@ -188,6 +190,11 @@ impl<N: Net + 'static> Worker<N> {
                         tracing::debug!("the right on file {handle} could not be given back: {e}");
                     }
                     client.joins().gave_back(&state);
+                }
+                joining::Job::Refuse(handle, right) => {
+                    let mut back = GiveBackRight::new(handle, right);
+                    // Lost, the server asks again.
+                    let _ = run(&mut back, &mut op, client, net).await;
                 }
                 joining::Job::Listen(server) => {
                     let _ = run(&mut GiveBackRight::none(server), &mut op, client, net).await;

@@ -177,8 +177,9 @@ impl SessionEvents for Known {
                 file.invalidated();
             }
         }
-        for file in notice.recall.iter().filter_map(|h| self.opens.get(Handle(*h))) {
-            self.joins.recall(&file);
+        for (&handle, &right) in notice.recall.iter().zip(&notice.recall_rights) {
+            let handle = Handle(handle);
+            self.joins.recall(server, handle, right, || self.opens.get(handle));
         }
         if !notice.invalidate.is_empty() {
             self.ncache.clear();

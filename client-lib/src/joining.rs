@@ -9,12 +9,13 @@
 //! | event | what happens |
 //! |---|---|
 //! | the server recalls the right, or the connection to it is cut | no more is joined, what is here is written out, the right is given back (not after a cut: the server gave it up) |
-//! | a write-out fails | the bytes are lost, the file's next flush or fsync tells it, once |
+//! | a write-out fails | its bytes and those that have gathered behind them are lost, so that the file ends where it failed; they count in no size any more; the next write, flush or fsync of each open tells it, once |
 //! | the client stops | everything is written out first |
 //!
 //! Owner of: joined bytes, from the write's answer until the I/O servers have them. Invariants: one
 //! write-out of a file at a time, in the order of the writes; a write that is not joined waits for
-//! those before it; a right's number that was given up is never taken up again.
+//! those before it; a right's number that was given up is never taken up again, nor one that was
+//! recalled before it came.
 //!
 //! [`Machine::touches`]: crate::machine::Machine::touches
 use crate::machine::pause;
@@ -26,7 +27,7 @@ use pvfs2_bmi::client::{Signal, signalled};
 use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result, ServerId};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -40,7 +41,8 @@ pub const JOINED_NS_MAX: i64 = 500_000_000;
 pub const ALL_BYTES_MAX: usize = 64 << 20;
 /// How often the age of what is held back is looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a FUSE thread waits for a write-out before its operation moves elsewhere.
+/// How long a FUSE thread waits for a write-out: before its operation moves elsewhere, or before a
+/// write is sent by itself.
 const QUIET_WAIT: Duration = Duration::from_millis(100);
 /// How often a waiting operation looks again.
 const QUIET_POLL: Duration = Duration::from_millis(1);
@@ -67,6 +69,15 @@ pub struct Held {
 impl Held {
     fn is_empty(&self) -> bool {
         self.bytes.is_empty() && !self.flying
+    }
+
+    /// Whether bytes at `at` follow what has gathered.
+    fn is_followed_at(&self, at: u64) -> bool {
+        self.bytes.is_empty() || self.logical_offset + self.bytes.len() as u64 == at
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.bytes.is_empty() || self.bytes.len() + len <= room(self.logical_offset)
     }
 }
 
@@ -112,6 +123,8 @@ pub enum Job {
     WriteOut(Arc<FileState>),
     /// Give a right back once nothing is held back.
     GiveBack(Arc<FileState>),
+    /// Give back a right, by file and number, that this client does not know of.
+    Refuse(Handle, u64),
     /// Have a connection on which the server can call.
     Listen(ServerId),
 }
@@ -124,7 +137,12 @@ pub struct Joins {
     files: Mutex<HashMap<u64, Arc<FileState>>>,
     jobs: Mutex<VecDeque<Job>>,
     more: Notify,
+    /// When ages were looked at.
+    looked_ns: AtomicI64,
     listening: Mutex<HashSet<ServerId>>,
+    /// Per server: rights up to this number were recalled before they came. They rise, so no later one
+    /// is refused for it.
+    recalled: Mutex<HashMap<ServerId, u64>>,
     cuts: AtomicU64,
 }
 
@@ -138,7 +156,9 @@ impl Joins {
             files: Mutex::default(),
             jobs: Mutex::default(),
             more: Notify::new(),
+            looked_ns: AtomicI64::new(0),
             listening: Mutex::default(),
+            recalled: Mutex::default(),
             cuts: AtomicU64::new(0),
         }
     }
@@ -162,7 +182,8 @@ impl Joins {
         if self.listening.lock().insert(server) {
             self.push(Job::Listen(server));
         }
-        if cuts == self.cuts() {
+        let recalled = self.recalled.lock().get(&server).copied().unwrap_or(0);
+        if cuts == self.cuts() && right > recalled {
             file.joined.granted(right);
         }
     }
@@ -177,8 +198,11 @@ impl Joins {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// Takes a write over, if it may be joined; else the caller sends it (and its machine waits for
-    /// what was joined before).
+    /// Takes a write over, if it may be joined (true); else the caller sends it (and its machine waits
+    /// for what was joined before). Waits for a moment where as much as may be is held back.
+    ///
+    /// # Errors
+    /// That of an earlier write: the bytes of this one are not taken.
     pub fn add(
         &self,
         file: &Arc<OpenFile>,
@@ -186,35 +210,40 @@ impl Joins {
         data: &[u8],
         kill_suidgid: bool,
         now_ns: i64,
-    ) -> bool {
+    ) -> Result<bool> {
         if !self.on {
-            return false;
+            return Ok(false);
         }
         let state = &file.state;
         let Some(end) = at.checked_add(data.len() as u64).filter(|e| *e <= i64::MAX as u64) else {
-            return false;
+            return Ok(false);
         };
-        let mut held = state.joined.held.lock();
-        let goes_on = std::mem::replace(&mut held.last_end, end) == at;
-        let may = held.right != 0
-            && goes_on
-            && (1..=WRITE_BYTES_MAX).contains(&data.len())
+        let may_be = (1..=WRITE_BYTES_MAX).contains(&data.len())
             && file.write
             && state.may_join()
             && !must_clear_suidgid(file, kill_suidgid);
-        if !may {
-            return false;
-        }
-        if !held.bytes.is_empty() && held.bytes.len() + data.len() > room(held.logical_offset) {
+        let mut held = state.joined.held.lock();
+        let goes_on = std::mem::replace(&mut held.last_end, end) == at;
+        if !held.has_room(data.len()) {
             self.kick(&mut held, state);
-            if !held.bytes.is_empty() {
-                // The last one is still on its way: this write waits for it.
-                return false;
+        }
+        if may_be && goes_on && !held.has_room(data.len()) {
+            // The last one is still on its way.
+            state.joined.landed.wait_for(&mut held, QUIET_WAIT);
+            if !held.has_room(data.len()) {
+                self.kick(&mut held, state);
             }
+        }
+        if let Some(e) = file.take_write_error() {
+            return Err(e);
+        }
+        let may = may_be && goes_on && held.right != 0 && held.is_followed_at(at);
+        if !may || !held.has_room(data.len()) {
+            return Ok(false);
         }
         if held.bytes.is_empty() {
             if self.bytes.load(Ordering::Relaxed) + JOINED_BYTES_MAX > ALL_BYTES_MAX {
-                return false;
+                return Ok(false);
             }
             (held.logical_offset, held.since_ns) = (at, now_ns);
             held.file = Some(file.clone());
@@ -226,7 +255,7 @@ impl Joins {
         if held.bytes.len() >= room(held.logical_offset) {
             self.kick(&mut held, state);
         }
-        true
+        Ok(true)
     }
 
     fn list(&self, state: &Arc<FileState>) {
@@ -260,23 +289,37 @@ impl Joins {
         state.joined.held.lock().out.take()
     }
 
-    /// A write-out of `len` bytes has ended.
-    pub(crate) fn landed(&self, state: &Arc<FileState>, len: usize) {
+    /// A write-out of `len` bytes has ended; how many bytes are lost with it where it failed.
+    pub(crate) fn landed(
+        &self,
+        state: &Arc<FileState>,
+        len: usize,
+        failed: Option<PvfsError>,
+    ) -> usize {
         self.bytes.fetch_sub(len, Ordering::Relaxed);
         let mut held = state.joined.held.lock();
         held.flying = false;
+        let mut lost = 0;
+        if let Some(e) = failed {
+            let behind = std::mem::take(&mut held.bytes).len();
+            self.bytes.fetch_sub(behind, Ordering::Relaxed);
+            lost = len + behind;
+            state.set_write_error(e);
+        }
         if held.wanted || held.bytes.len() >= room(held.logical_offset) {
             self.kick(&mut held, state);
         }
         if held.is_empty() {
             held.wanted = false;
             held.file = None;
+            state.nothing_joined();
             if self.files.lock().remove(&state.handle.0).is_some() {
                 self.count.fetch_sub(1, Ordering::AcqRel);
             }
         }
         drop(held);
         state.joined.landed.notify_all();
+        lost
     }
 
     /// Returns when everything that was held back of the file has been written out, or is lost with
@@ -319,10 +362,31 @@ impl Joins {
         }
     }
 
-    /// The server recalls its right on a file.
-    pub(crate) fn recall(&self, state: &Arc<FileState>) {
+    /// The server recalls its right of number `right` on a file. The answer that brings it may be still
+    /// on its way, or lost.
+    pub(crate) fn recall(
+        &self,
+        server: ServerId,
+        handle: Handle,
+        right: u64,
+        find: impl Fn() -> Option<Arc<FileState>>,
+    ) {
+        {
+            let mut recalled = self.recalled.lock();
+            let last = recalled.entry(server).or_default();
+            *last = right.max(*last);
+        }
+        // Only now: an open that is answered meanwhile is found here, or finds the number.
+        match find() {
+            Some(state) => self.recall_of(&state, right),
+            None => self.push(Job::Refuse(handle, right)),
+        }
+    }
+
+    fn recall_of(&self, state: &Arc<FileState>, right: u64) {
         let mut held = state.joined.held.lock();
         self.give_up(&mut held, state);
+        held.given_up = held.given_up.max(right);
         if held.given_up != 0 && !std::mem::replace(&mut held.giving_back, true) {
             self.push(Job::GiveBack(state.clone()));
         }
@@ -354,6 +418,16 @@ impl Joins {
         }
     }
 
+    /// Looks at the age of what is held back, where that is due.
+    fn look(&self, now_ns: i64) {
+        let due_ns = self.looked_ns.load(Ordering::Relaxed) + TICK.as_nanos() as i64;
+        // Also where the clock was set back.
+        if now_ns >= due_ns || now_ns < due_ns - 2 * TICK.as_nanos() as i64 {
+            self.looked_ns.store(now_ns, Ordering::Relaxed);
+            self.kick_old(now_ns.saturating_sub(JOINED_NS_MAX));
+        }
+    }
+
     /// Sends what has waited long enough.
     fn kick_old(&self, before_ns: i64) {
         let files: Vec<Arc<FileState>> = self.files.lock().values().cloned().collect();
@@ -381,15 +455,18 @@ impl Joins {
     /// Nothing is lost.
     pub(crate) async fn next_job(&self, now_ns: impl Fn() -> i64) -> Job {
         loop {
+            if self.any() {
+                // Before the wait: it may be broken off again and again.
+                self.look(now_ns());
+            }
             if let Some(job) = self.pop() {
                 return job;
             }
-            if !self.any() {
+            if self.any() {
+                let _ = tokio::time::timeout(TICK, self.more.notified()).await;
+            } else {
                 self.more.notified().await;
-                continue;
             }
-            let _ = tokio::time::timeout(TICK, self.more.notified()).await;
-            self.kick_old(now_ns().saturating_sub(JOINED_NS_MAX));
         }
     }
 }

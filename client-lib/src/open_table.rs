@@ -54,6 +54,8 @@ struct Inner {
     readers: u32,
     writers: u32,
     own: Own,
+    /// One past the last byte that is held back; 0: none is.
+    joined_end: u64,
     pending: Pending,
     reports: u32,
     /// Highest end of the reports under way.
@@ -65,7 +67,35 @@ struct Inner {
     /// It has suid or sgid that a write takes away, as far as it was seen last.
     has_suidgid: bool,
     changes: u64,
-    error: Option<PvfsError>,
+    errors: Errors,
+}
+
+/// Errors that no program was waiting for. Each open of the file hears of the last one, once.
+#[derive(Default)]
+struct Errors {
+    /// Counts them.
+    count: u64,
+    last: Option<PvfsError>,
+    /// Some open has heard of the last one.
+    is_told: bool,
+    /// It is of a write, and the next write tells it.
+    of_write: bool,
+}
+
+impl Inner {
+    fn own(&self) -> Own {
+        Own { end: self.own.end.max(self.joined_end), ..self.own }
+    }
+
+    fn failed(&mut self, e: PvfsError, of_write: bool) {
+        let errors = &mut self.errors;
+        errors.count += 1;
+        if errors.last.is_none() || errors.is_told {
+            errors.last = Some(e);
+            errors.of_write = of_write;
+        }
+        errors.is_told = false;
+    }
 }
 
 /// What all opens of one file share.
@@ -145,7 +175,12 @@ impl FileState {
     pub(crate) fn joined_up_to(&self, end: u64) {
         let mut inner = self.inner.lock();
         inner.changes += 1;
-        inner.own.end = inner.own.end.max(end);
+        inner.joined_end = inner.joined_end.max(end);
+    }
+
+    /// Nothing is held back any more: what was has been written, or is lost.
+    pub(crate) fn nothing_joined(&self) {
+        self.inner.lock().joined_end = 0;
     }
 
     /// The metadata server wrote for us (stuffed write, append, fallocate): it knows size and mtime.
@@ -160,6 +195,7 @@ impl FileState {
         let mut inner = self.inner.lock();
         inner.changes += 1;
         inner.own.end = inner.own.end.min(size);
+        inner.joined_end = inner.joined_end.min(size);
         inner.pending.end = inner.pending.end.min(size);
         inner.room_end = inner.room_end.map(|_| size);
         // The truncation set the mtime, and later than the writes did.
@@ -181,13 +217,13 @@ impl FileState {
 
     /// What this client knows by its own writes.
     pub fn own(&self) -> Own {
-        self.inner.lock().own
+        self.inner.lock().own()
     }
 
     /// The same, if the file is open here for writing.
     pub fn own_as_writer(&self) -> Option<Own> {
         let inner = self.inner.lock();
-        (inner.writers > 0).then_some(inner.own)
+        (inner.writers > 0).then(|| inner.own())
     }
 
     /// What it has not reported yet.
@@ -235,14 +271,23 @@ impl FileState {
         }
     }
 
-    /// Keeps an error that no program was waiting for, for the next flush or fsync.
+    /// Keeps an error that no program was waiting for, for the next flush or fsync of each open.
     pub fn set_error(&self, e: PvfsError) {
-        self.inner.lock().error.get_or_insert(e);
+        self.inner.lock().failed(e, false);
     }
 
-    /// That error, once.
-    pub fn take_error(&self) -> Option<PvfsError> {
-        self.inner.lock().error.take()
+    /// Bytes that were answered are lost: keeps the error for the next write, flush or fsync of each
+    /// open.
+    pub(crate) fn set_write_error(&self, e: PvfsError) {
+        let mut inner = self.inner.lock();
+        inner.changes += 1;
+        inner.failed(e, true);
+    }
+
+    /// Where an open begins to hear of errors: behind those that somebody has been told.
+    fn errors_told(&self) -> u64 {
+        let errors = &self.inner.lock().errors;
+        errors.count - u64::from(errors.last.is_some() && !errors.is_told)
     }
 }
 
@@ -440,6 +485,8 @@ pub struct OpenFile {
     pub(crate) suid_checked: AtomicBool,
     pub(crate) released: AtomicBool,
     pub(crate) no_atime: AtomicBool,
+    /// How many of the file's errors it has heard of.
+    errors_told: AtomicU64,
 }
 
 impl OpenFile {
@@ -451,6 +498,7 @@ impl OpenFile {
     ) -> Arc<OpenFile> {
         let state = table.opened(&attr, write);
         let changes = state.changes();
+        let errors_told = AtomicU64::new(state.errors_told());
         Arc::new(OpenFile {
             handle: attr.handle(),
             read,
@@ -466,7 +514,28 @@ impl OpenFile {
             suid_checked: AtomicBool::new(false),
             released: AtomicBool::new(false),
             no_atime: AtomicBool::new(false),
+            errors_told,
         })
+    }
+
+    /// The error that no program was waiting for, if this open has not heard of it.
+    pub fn take_error(&self) -> Option<PvfsError> {
+        self.take_error_if(|_| true)
+    }
+
+    /// The same, as far as a write is to tell it: bytes of earlier ones are lost.
+    pub(crate) fn take_write_error(&self) -> Option<PvfsError> {
+        self.take_error_if(|errors| errors.of_write)
+    }
+
+    fn take_error_if(&self, tells: impl Fn(&Errors) -> bool) -> Option<PvfsError> {
+        let errors = &mut self.state.inner.lock().errors;
+        if self.errors_told.load(Ordering::Relaxed) >= errors.count || !tells(errors) {
+            return None;
+        }
+        self.errors_told.store(errors.count, Ordering::Relaxed);
+        errors.is_told = true;
+        errors.last.clone()
     }
 
     /// O_NOATIME: reading through this open leaves no trace.

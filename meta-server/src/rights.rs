@@ -63,9 +63,12 @@ impl Rights {
         self.last
     }
 
-    /// The holder of the right, and what tells its end.
-    fn holder(&self, handle: Handle) -> Option<(u64, Rc<Notify>)> {
-        self.held.get(&handle).map(|r| (r.session, r.ended.clone()))
+    /// The holder of the right, what asks for it back, and what tells its end.
+    fn holder(&self, handle: Handle) -> Option<(u64, Notice, Rc<Notify>)> {
+        self.held.get(&handle).map(|r| {
+            let (recall, recall_rights) = (vec![handle.0], vec![r.number]);
+            (r.session, Notice { recall, recall_rights, ..Notice::default() }, r.ended.clone())
+        })
     }
 
     /// Whether another session than this one holds the right.
@@ -125,12 +128,12 @@ impl MetaServer {
         self.after_start(handle, but)?;
         let until = Instant::now() + PATIENCE;
         loop {
-            let holder = self.rights.borrow().holder(handle).filter(|(s, _)| Some(*s) != but);
-            let Some((session, ended)) = holder else { return Ok(()) };
+            let holder = self.rights.borrow().holder(handle).filter(|h| Some(h.0) != but);
+            let Some((session, notice, ended)) = holder else { return Ok(()) };
             if Instant::now() >= until {
                 return Err(busy(handle));
             }
-            self.notify(session, Notice { recall: vec![handle.0], ..Default::default() });
+            self.notify(session, notice);
             let _ = timeout(AGAIN, ended.notified()).await;
         }
     }
@@ -149,8 +152,8 @@ impl MetaServer {
         };
         for &handle in &asked {
             let holder = self.rights.borrow().holder(handle);
-            if let Some((session, _)) = holder {
-                self.notify(session, Notice { recall: vec![handle.0], ..Default::default() });
+            if let Some((session, notice, _)) = holder {
+                self.notify(session, notice);
             }
         }
         for &handle in handles {

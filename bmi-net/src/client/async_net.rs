@@ -324,7 +324,18 @@ impl AsyncNet {
         let cx = CallCx { op_id: 0, cred: Cred::root(), caller_tid: 0 };
         let call = Call::new(server, RenewRequest {}.into_request());
         let stamp = super::pump::Stamp { session: self.shared.session(server), slot: 0, seq: 0 };
-        if let Ok((head, _)) = mux.call(&cx, &call, stamp).await
+        let answer = mux.call(&cx, &call, stamp);
+        tokio::pin!(answer);
+        let third = Duration::from_millis((u64::from(self.shared.lease_ms(server)) / 3).max(1));
+        let answer = match tokio::time::timeout(third, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // What is only good for the lease is to be given up before the lease ends.
+                self.shared.events.cut(server);
+                answer.await
+            }
+        };
+        if let Ok((head, _)) = answer
             && head.as_error().is_some_and(|e| e.code == ErrorCode::BadSession)
         {
             // The next round makes a new session and reclaims.

@@ -46,6 +46,9 @@ impl Machine for Append {
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<(usize, u64)>> {
         self.file.check(true)?;
+        if let Some(e) = self.file.take_write_error() {
+            return Err(e);
+        }
         if self.data.is_empty() {
             return Ok(Step::Done((0, 0)));
         }

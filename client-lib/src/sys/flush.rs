@@ -69,7 +69,7 @@ impl Machine for Flush {
             self.unlock(cx).await;
             self.unlocked = true;
         }
-        match self.file.state.take_error() {
+        match self.file.take_error() {
             Some(e) => Err(e),
             None => Ok(Step::Done(())),
         }

@@ -45,7 +45,7 @@ impl Fsync {
     }
 
     async fn data<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
-        if let Some(e) = self.file.as_ref().and_then(|f| f.state.take_error()) {
+        if let Some(e) = self.file.as_ref().and_then(|f| f.take_error()) {
             return Err(e);
         }
         let layout = self.file.as_ref().and_then(|f| f.state.layout());

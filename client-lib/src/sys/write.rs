@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | start | small (stuffed, fits), unstuff (stuffed, would outgrow), kill, plan | `Invalid` |
+//! | start | small (stuffed, fits), unstuff (stuffed, would outgrow), kill, plan | `Invalid`; the error of an earlier write that was held back |
 //! | small (write_small) | done | no longer stuffed: unstuff |
 //! | unstuff (the metadata server gives datahandles and moves the bytes) | plan | error |
 //! | kill (setattr: clear suid and sgid, where asked and set) | room | error |

@@ -111,8 +111,13 @@ impl PvfsFs {
         let client = self.dispatch.client();
         let now_ns = client.env().now_ns();
         let (file, kill) = (&opened.file, how.kill_suidgid);
-        if how.joins && client.joins().add(file, logical_offset, data, kill, now_ns) {
-            return written(&self.shared, (file.handle, false), reply, Ok(data.len()));
+        if how.joins {
+            let what = (file.handle, false);
+            match client.joins().add(file, logical_offset, data, kill, now_ns) {
+                Ok(true) => return written(&self.shared, what, reply, Ok(data.len())),
+                Ok(false) => {}
+                Err(e) => return written(&self.shared, what, reply, Err(e)),
+            }
         }
         let mut op = self.dispatch.open_file_op(req);
         let (client, net) = (self.dispatch.client().as_ref(), self.dispatch.carrier());
@@ -210,6 +215,10 @@ fn written(
     shared.changed();
     if past_pages || result.is_err() {
         shared.inodes.doubt_pages(handle);
+    }
+    if result.is_err() {
+        // It may be of bytes that were answered before, and that they show.
+        shared.drop_pages(handle, || ());
     }
     match result {
         Ok(n) => reply.written(u32::try_from(n).unwrap_or(u32::MAX)),

@@ -71,7 +71,7 @@ impl Shared {
         move |result| {
             if result.is_err() {
                 shared.inodes.doubt_pages(handle);
-                shared.invalidate_pages(handle);
+                shared.drop_pages(handle, || ());
             }
             answer(result);
         }

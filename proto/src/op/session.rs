@@ -190,4 +190,7 @@ pub struct Notice {
     /// Lock requests of this client (by their ids) that wait no longer: ask again.
     #[prost(uint64, repeated, tag = "10")]
     pub lock_ids: Vec<u64>,
+    /// The rights that `recall` is about, by number, in its order.
+    #[prost(uint64, repeated, tag = "20")]
+    pub recall_rights: Vec<u64>,
 }
