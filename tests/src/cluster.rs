@@ -34,6 +34,8 @@ pub struct Spec {
     pub lease_ms: u32,
     /// Pause between a client's retries.
     pub retry_delay_ms: u32,
+    /// Bytes that all servers together have room for (a tmpfs of their own; needs root); 0: the disk.
+    pub space_bytes: u64,
 }
 
 impl Default for Spec {
@@ -47,6 +49,7 @@ impl Default for Spec {
             unix: false,
             lease_ms: 5_000,
             retry_delay_ms: 200,
+            space_bytes: 0,
         }
     }
 }
@@ -113,7 +116,27 @@ pub struct Cluster {
     /// The cluster file, parsed.
     pub file: File,
     spec: Spec,
+    _space: Option<Space>,
     dir: tempfile::TempDir,
+}
+
+/// A tmpfs that ends when it is dropped.
+struct Space(PathBuf);
+
+impl Space {
+    fn new(dir: &Path, bytes: u64) -> Space {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(dir);
+        assert!(mount.status().expect("run mount").success(), "mount a tmpfs (needs root)");
+        Space(dir.into())
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // Lazily: whatever is still open below ends with who has it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 impl Cluster {
@@ -123,10 +146,11 @@ impl Cluster {
     /// When that fails, with the server's log.
     pub fn start(spec: Spec) -> Cluster {
         let dir = tempfile::Builder::new().prefix("pvfs2-test.").tempdir().expect("temp dir");
+        let space = (spec.space_bytes > 0).then(|| Space::new(dir.path(), spec.space_bytes));
         let file = generate(&spec, dir.path());
         std::fs::write(dir.path().join("cluster.toml"), file.to_toml()).expect("cluster file");
         let servers = file.servers.iter().map(|s| server_of(&file, s)).collect();
-        let mut cluster = Cluster { servers, file, spec, dir };
+        let mut cluster = Cluster { servers, file, spec, _space: space, dir };
         for i in 0..cluster.servers.len() {
             let alias = cluster.servers[i].alias.clone();
             let out = cluster.command("mkfs").args(["--alias", &alias]).output().expect("run mkfs");

@@ -95,11 +95,11 @@ fn a_recall_writes_out_and_ends_the_right_for_good() {
     joins.gave_back(&file.state);
     file.state.joined.granted(4);
     assert!(
-        !joins.add(&file, 3, b"def", false, 0).unwrap(),
+        !joins.add(&file, 6, b"ghi", false, 0).unwrap(),
         "a late answer brings the old right again"
     );
     file.state.joined.granted(5);
-    assert!(joins.add(&file, 3, b"def", false, 0).unwrap(), "a new one counts");
+    assert!(joins.add(&file, 9, b"jkl", false, 0).unwrap(), "a new one counts");
     recall(&joins, &file, 5);
     assert_eq!((jobs(&joins), joins.given_up(&file.state)), (vec!["write out", "give back"], 5));
 }

@@ -187,6 +187,66 @@ pub fn what_cannot_be_written_is_told_once() {
     pattern::check_file(&a.path("f"), 1, end);
 }
 
+/// What is told of `calls` that nobody expects to succeed.
+fn told<T>(result: std::io::Result<T>) -> Option<i32> {
+    result.err().map(|e| e.raw_os_error().unwrap())
+}
+
+pub fn what_finds_no_room_is_told_and_counts_in_no_size() {
+    let cluster = Cluster::start(Spec { space_bytes: 96 << 20, ..Spec::default() });
+    let (a, b) = (cluster.mount(NO_CACHES), cluster.mount(NO_CACHES));
+    let ballast = cluster.dir().join("ballast");
+    let full = Some(libc::ENOSPC);
+    for how in ["write", "fsync", "close", "another open", "stat", "another mount"] {
+        let _ = fs::remove_file(&ballast);
+        fs::write(a.path("f"), pattern::bytes(1, 0, BASE as usize)).unwrap();
+        let (file, sure) = hold_some(&cluster, &a, BASE);
+        file.sync_all().unwrap();
+        let other = open_rw(&a.path("f"));
+        let free = rustix::fs::statvfs(cluster.dir()).unwrap();
+        let filler = File::create(&ballast).unwrap();
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&filler, flags, 0, free.f_bavail * free.f_frsize).unwrap();
+        let end = write_steps(&file, 1, sure, 100);
+        match how {
+            "write" => {
+                // Before it is known, they count; afterwards they do not.
+                until(secs(3), "it was tried", || file.metadata().unwrap().len() == sure);
+                assert_eq!(told(file.write_all_at(&[1; STEP], end)), full);
+                assert_eq!(told(file.sync_all()), None, "told once");
+            }
+            "fsync" => {
+                assert_eq!(told(file.sync_all()), full);
+                assert_eq!(told(file.sync_all()), None, "told once");
+            }
+            "close" => {
+                use std::os::fd::IntoRawFd;
+                // SAFETY: a descriptor of its own, given up by the duplicate.
+                let closed = unsafe { libc::close(file.try_clone().unwrap().into_raw_fd()) };
+                let error = std::io::Error::last_os_error().raw_os_error();
+                assert_eq!((closed, error), (-1, full));
+            }
+            "another open" => {
+                assert_eq!(told(file.sync_all()), full);
+                assert_eq!(told(other.sync_all()), full, "each open hears of it");
+                assert_eq!(told(other.sync_all()), None);
+            }
+            "stat" => {
+                assert_eq!(fs::metadata(a.path("f")).unwrap().len(), sure);
+                assert_eq!(told(file.sync_all()), full);
+            }
+            _ => {
+                assert_eq!(fs::metadata(b.path("f")).unwrap().len(), sure);
+                assert_eq!(told(file.sync_all()), full);
+            }
+        }
+        assert_eq!(fs::metadata(a.path("f")).unwrap().len(), sure, "{how}");
+        drop((file, other));
+        pattern::check_file(&a.path("f"), 1, sure);
+        pattern::check_file(&b.path("f"), 1, sure);
+    }
+}
+
 pub fn an_unmount_writes_out_what_is_held_back() {
     let cluster = Cluster::start(Spec::default());
     let (mut a, b) = (cluster.mount(""), cluster.mount(NO_CACHES));

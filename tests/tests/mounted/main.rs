@@ -55,6 +55,7 @@ fn main() -> ExitCode {
             joining::a_killed_holder_delays_others_for_its_lease_at_most,
             joining::a_killed_metadata_server_loses_nothing_that_is_held_back,
             joining::what_cannot_be_written_is_told_once,
+            joining::what_finds_no_room_is_told_and_counts_in_no_size,
             joining::an_unmount_writes_out_what_is_held_back,
             twin::one_metadata_server,
             twin::three_metadata_servers,
