@@ -8,7 +8,7 @@
 //! Invariants: a batch waits at most [`FLUSH_EVERY`] or until it has [`BATCH_MAX`] files;
 //! [`Background::shutdown`] sends what is pending and says goodbye, within a bounded time.
 use crate::client::Client;
-use crate::joining;
+use crate::joining::{self, WriteOut};
 use crate::locks::Job;
 use crate::machine::{Machine, OpState, drive_now, run};
 use crate::open_table::OpenFile;
@@ -171,7 +171,10 @@ impl<N: Net + 'static> Worker<N> {
                 joining::Job::WriteOut(state) => {
                     let Some(out) = client.joins().take_out(&state) else { return };
                     let len = out.bytes.len();
-                    let result = run(&mut Write::joined(out), &mut op, client, net).await;
+                    let result = match worker.may_write_out(&out).await {
+                        Ok(()) => run(&mut Write::joined(out), &mut op, client, net).await,
+                        Err(e) => Err(e),
+                    };
                     let (handle, failed) = (state.handle, result.err());
                     let lost = client.joins().landed(&state, len, failed.clone());
                     if let Some(e) = failed {
@@ -201,6 +204,25 @@ impl<N: Net + 'static> Worker<N> {
                 }
             }
         });
+    }
+
+    /// Where this process was stopped for so long that its session may have ended meanwhile, others may
+    /// have written the file since.
+    async fn may_write_out(&self, out: &WriteOut) -> Result<()> {
+        let client = &self.client;
+        let server = client.map().meta_server_of(out.file.handle).unwrap_or_default();
+        let lease_ns = i64::from(client.shared().lease_ms(server)) * 1_000_000;
+        if client.env().now_ns().saturating_sub(out.since_ns) < lease_ns {
+            return Ok(());
+        }
+        let mut ask = GiveBackRight::ask(out.file.handle, out.right);
+        if run(&mut ask, &mut OpState::own(client), client, &*self.net).await? {
+            return Ok(());
+        }
+        Err(PvfsError::new(
+            ErrorCode::Io,
+            "this client was stopped for longer than its lease, and others may have written since",
+        ))
     }
 
     /// Writes out everything that is held back.

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | the server recalls the right, or the connection to it is cut | no more is joined, what is here is written out, the right is given back (not after a cut: the server gave it up) |
 //! | a write-out fails | its bytes and those that have gathered behind them are lost, so that the file ends where it failed; they count in no size any more; the next write, flush or fsync of each open tells it, once |
+//! | the client was stopped (SIGSTOP, a suspended machine) for so long that its session may have ended | before anything is written out the server is asked whether the right is still held; if not, others may have written since, and the bytes are lost |
 //! | the client stops | everything is written out first |
 //!
 //! Owner of: joined bytes, from the write's answer until the I/O servers have them. Invariants: one
@@ -112,6 +113,9 @@ impl Joined {
 
 /// Joined bytes on their way.
 pub struct WriteOut {
+    /// Under this right; and when the first of them was answered.
+    pub(crate) right: u64,
+    pub(crate) since_ns: i64,
     pub(crate) file: Arc<OpenFile>,
     pub(crate) logical_offset: u64,
     pub(crate) bytes: Bytes,
@@ -279,7 +283,10 @@ impl Joins {
         }
         let Some(file) = held.file.clone() else { return };
         let bytes = Bytes::from(std::mem::take(&mut held.bytes));
-        held.out = Some(WriteOut { file, logical_offset: held.logical_offset, bytes });
+        // A right that is being given up is held until that is told.
+        let right = held.right.max(held.given_up);
+        let (since_ns, logical_offset) = (held.since_ns, held.logical_offset);
+        held.out = Some(WriteOut { right, since_ns, file, logical_offset, bytes });
         held.flying = true;
         self.push(Job::WriteOut(state.clone()));
     }

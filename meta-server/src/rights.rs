@@ -76,6 +76,11 @@ impl Rights {
         self.held.get(&handle).is_some_and(|r| r.session != session)
     }
 
+    /// Whether the session holds the right of this number.
+    pub(crate) fn holds(&self, session: u64, handle: Handle, number: u64) -> bool {
+        self.held.get(&handle).is_some_and(|r| r.session == session && r.number == number)
+    }
+
     /// Whether anybody holds the right.
     pub(crate) fn is_held(&self, handle: Handle) -> bool {
         self.held.contains_key(&handle)
@@ -218,7 +223,8 @@ mod tests {
         assert!(t.is_others(2, F) && !t.is_others(1, F));
         t.give_back(2, F, Some(first));
         t.give_back(1, F, Some(first - 1));
-        assert!(t.is_held(F));
+        assert!(t.is_held(F) && t.holds(1, F, first));
+        assert!(!t.holds(2, F, first) && !t.holds(1, F, first - 1));
         t.give_back(1, F, Some(first));
         assert!(!t.is_held(F));
         let second = t.grant(2, F);

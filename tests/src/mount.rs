@@ -94,6 +94,14 @@ impl Mount {
         Ok(())
     }
 
+    /// Stops its process (SIGSTOP), or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        if let Some(child) = &self.child {
+            kill_process(pid(child), signal).expect("signal");
+        }
+    }
+
     /// Kills the mount's process with SIGKILL: whoever waits on the mount gets an error at once.
     pub fn kill(&self) {
         if let Some(child) = &self.child {

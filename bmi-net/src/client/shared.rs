@@ -146,7 +146,8 @@ impl ClientShared {
         })
     }
 
-    pub(super) fn lease_ms(&self, server: ServerId) -> u32 {
+    /// The lease that the server gives; 0: nobody has asked it yet.
+    pub fn lease_ms(&self, server: ServerId) -> u32 {
         self.state(server).map_or(0, |s| s.known.lock().lease_ms)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | the right of that number ends, whoever waits for it goes on | answer | - |
+//! | the right of that number ends (unless it was only asked about), whoever waits for it goes on | answer whether it was held | - |
 //!
 //! Nothing is durable. Given back twice, or a right that has ended: nothing happens. Errors: none.
 use crate::server::MetaServer;
@@ -11,6 +11,10 @@ use pvfs2_proto::{Handle, Result};
 use pvfs2_server_core::service::{Answer, OpCx};
 
 pub(crate) fn give_back(server: &MetaServer, cx: &OpCx, r: GiveBackRequest) -> Result<Answer> {
-    server.rights.borrow_mut().give_back(cx.session, Handle(r.handle), Some(r.right));
-    Ok(Answer::new(OpResponse::GiveBack(GiveBackResponse {})))
+    let mut rights = server.rights.borrow_mut();
+    let held = rights.holds(cx.session, Handle(r.handle), r.right);
+    if held && !r.keep {
+        rights.give_back(cx.session, Handle(r.handle), Some(r.right));
+    }
+    Ok(Answer::new(OpResponse::GiveBack(GiveBackResponse { held })))
 }

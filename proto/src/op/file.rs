@@ -52,10 +52,18 @@ pub struct GiveBackRequest {
     /// The right.
     #[prost(uint64, tag = "2")]
     pub right: u64,
+    /// Do not give it back, only ask whether it is still held: after a time in which the session may
+    /// have ended.
+    #[prost(bool, tag = "3")]
+    pub keep: bool,
 }
 /// Answer to give_back.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct GiveBackResponse {}
+pub struct GiveBackResponse {
+    /// The session held the right until now: nobody else was told anything of the file meanwhile.
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+}
 
 /// One close.
 #[derive(Clone, PartialEq, prost::Message)]

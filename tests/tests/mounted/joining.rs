@@ -150,6 +150,34 @@ pub fn a_killed_holder_delays_others_for_its_lease_at_most() {
     fs::write(b.path("f"), "others write it").unwrap();
 }
 
+pub fn a_holder_that_was_stopped_overwrites_nothing() {
+    let cluster = Cluster::start(Spec { lease_ms: 2_000, ..Spec::default() });
+    let (a, b) = (cluster.mount(NO_CACHES), cluster.mount(NO_CACHES));
+    fs::write(a.path("f"), pattern::bytes(1, 0, BASE as usize)).unwrap();
+    // Stopped for a moment only: nothing is lost.
+    let (file, end) = hold_some(&cluster, &a, BASE);
+    a.freeze(true);
+    std::thread::sleep(Duration::from_millis(900));
+    a.freeze(false);
+    file.sync_all().unwrap();
+    drop(file);
+    pattern::check_file(&b.path("f"), 1, end);
+    let (file, end) = hold_some(&cluster, &a, end);
+    a.freeze(true);
+    // The other waits for the lease, and then has the file for itself.
+    let other = open_rw(&b.path("f"));
+    let len = other.metadata().unwrap().len();
+    write_steps(&other, 2, 0, (end / STEP as u64) as usize);
+    other.sync_all().unwrap();
+    assert!(len >= end - 4 * STEP as u64, "{len} of {end}");
+    a.freeze(false);
+    assert_eq!(told(file.sync_all()), Some(libc::EIO));
+    assert_eq!(told(file.sync_all()), None);
+    drop((file, other));
+    pattern::check_file(&b.path("f"), 2, end);
+    pattern::check_file(&a.path("f"), 2, end);
+}
+
 pub fn a_killed_metadata_server_loses_nothing_that_is_held_back() {
     let mut cluster = Cluster::start(Spec { lease_ms: 6_000, ..Spec::default() });
     let (a, b) = (cluster.mount(NO_CACHES), cluster.mount("hard,acache-ms=0,ncache-ms=0"));

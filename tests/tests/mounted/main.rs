@@ -53,6 +53,7 @@ fn main() -> ExitCode {
             joining::others_see_each_write_that_was_answered,
             joining::what_is_held_back_is_sent_soon,
             joining::a_killed_holder_delays_others_for_its_lease_at_most,
+            joining::a_holder_that_was_stopped_overwrites_nothing,
             joining::a_killed_metadata_server_loses_nothing_that_is_held_back,
             joining::what_cannot_be_written_is_told_once,
             joining::what_finds_no_room_is_told_and_counts_in_no_size,
