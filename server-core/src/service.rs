@@ -242,7 +242,8 @@ impl<H: OpHandler> SessionService<H> {
 
     /// Ends the sessions whose lease has run out, until the future is dropped.
     pub async fn expire_sessions(&self) {
-        let pause = Duration::from_millis((u64::from(self.inner.config.map.lease_ms) / 4).max(10));
+        // Others may wait for the end of a session: what it takes is the lease, and little more.
+        let pause = Duration::from_millis((u64::from(self.inner.config.map.lease_ms) / 32).max(10));
         loop {
             tokio::time::sleep(pause).await;
             self.inner.tick();
