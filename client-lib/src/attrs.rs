@@ -177,6 +177,12 @@ pub async fn resolve_sizes<N: Net>(cx: &mut Cx<'_, N>, attrs: &mut [&mut Box<Att
             wanted.entry(io_server(cx.client.map(), Handle(h))?).or_default().push(h);
         }
     }
+    // Read before: what is written out meanwhile the datafiles may have or not.
+    let joined_end = |attr: &&mut Box<Attr>| {
+        let file = attr.layout.as_ref().and_then(|_| cx.client.opens().get(attr.handle()));
+        file.map_or(0, |f| f.joined_end())
+    };
+    let joined_ends: Vec<u64> = attrs.iter().map(joined_end).collect();
     let mut calls: Vec<Call<'_>> = wanted
         .iter()
         .map(|(&server, datahandles)| {
@@ -206,8 +212,9 @@ pub async fn resolve_sizes<N: Net>(cx: &mut Cx<'_, N>, attrs: &mut [&mut Box<Att
         }
         stats.extend(asked.iter().copied().zip(answer.stats));
     }
-    for attr in attrs.iter_mut() {
+    for (attr, joined_end) in attrs.iter_mut().zip(joined_ends) {
         apply_stats(attr, &stats);
+        attr.size = attr.size.max(joined_end);
         add_parts(attr, &part_attrs);
     }
     Ok(())

@@ -282,7 +282,9 @@ impl Joins {
             return;
         }
         let Some(file) = held.file.clone() else { return };
-        let bytes = Bytes::from(std::mem::take(&mut held.bytes));
+        // The next ones will probably be as many.
+        let next = Vec::with_capacity(held.bytes.len());
+        let bytes = Bytes::from(std::mem::replace(&mut held.bytes, next));
         // A right that is being given up is held until that is told.
         let right = held.right.max(held.given_up);
         let (since_ns, logical_offset) = (held.since_ns, held.logical_offset);
@@ -319,6 +321,7 @@ impl Joins {
         if held.is_empty() {
             held.wanted = false;
             held.file = None;
+            held.bytes = Vec::new();
             state.nothing_joined();
             if self.files.lock().remove(&state.handle.0).is_some() {
                 self.count.fetch_sub(1, Ordering::AcqRel);

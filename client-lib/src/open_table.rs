@@ -178,6 +178,11 @@ impl FileState {
         inner.joined_end = inner.joined_end.max(end);
     }
 
+    /// One past the last byte that is held back; 0: none is. Nobody else has the file open then.
+    pub(crate) fn joined_end(&self) -> u64 {
+        self.inner.lock().joined_end
+    }
+
     /// Nothing is held back any more: what was has been written, or is lost.
     pub(crate) fn nothing_joined(&self) {
         self.inner.lock().joined_end = 0;

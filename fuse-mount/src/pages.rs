@@ -5,9 +5,10 @@
 //!
 //! The kernel (with AUTO_INVAL_DATA) drops a file's pages when attributes come with another mtime than
 //! it knows, and at an open without KEEP_CACHE. What this mount writes through the kernel's pages is in
-//! them already, but moves the mtime. So the metadata server counts changes of the bytes and tells
-//! each session when others made the last one ([`Attr::data_others`]), and as long as all that has
-//! happened since the pages were good was this mount's own:
+//! them already (also what `client-lib/src/joining.rs` holds back), but moves the mtime. So the
+//! metadata server counts changes of the bytes and tells each session when others made the last one
+//! ([`Attr::data_others`]), and as long as all that has happened since the pages were good was this
+//! mount's own:
 //!
 //! | the kernel asks | it is told |
 //! |---|---|

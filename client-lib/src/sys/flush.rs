@@ -5,8 +5,9 @@
 //! | unlock (lock, only if its owner may have locked something in the file) | check | given back in the background: check |
 //! | check (no request) | done | the error that nobody was waiting for |
 //!
-//! All bytes were sent when they were written; size and mtime travel with the release. So there is
-//! nothing to send but the end of the owner's locks, and an error to tell that background work met.
+//! What was held back is written out before (`joining.rs`), all other bytes were sent when they were
+//! written; size and mtime travel with the release. So there is nothing to send but the end of the
+//! owner's locks, and an error to tell that background work met.
 //! Who closes may be on its way out: it never waits for a server that does not answer. Errors: those
 //! of writing.
 use crate::locks::Want;

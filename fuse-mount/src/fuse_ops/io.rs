@@ -241,6 +241,11 @@ mod tests {
         assert!(WriteHow::new(none, libc::O_DSYNC, true).sync);
         assert!(WriteHow::new(none, libc::O_SYNC, true).sync);
         assert!(!WriteHow::new(none, libc::O_SYNC, false).sync, "the kernel sends fsync");
+        let joins = |write, flags, direct| WriteHow::new(write, flags, direct).joins;
+        assert!(joins(none, libc::O_RDWR, false));
+        assert!(!joins(none, libc::O_RDWR, true) && !joins(none, libc::O_APPEND, false));
+        assert!(!joins(none, libc::O_DSYNC, false) && !joins(none, libc::O_SYNC, false));
+        assert!(!joins(WriteFlags::FUSE_WRITE_CACHE, libc::O_RDWR, false), "a mapping's page");
     }
 
     #[test]
