@@ -56,6 +56,8 @@ struct Inner {
     own: Own,
     /// One past the last byte that is held back; 0: none is.
     joined_end: u64,
+    /// The file may be written like that: since it is striped, or was opened.
+    may_join: bool,
     pending: Pending,
     reports: u32,
     /// Highest end of the reports under way.
@@ -133,6 +135,7 @@ impl FileState {
         let has_suidgid = mode::without_suidgid(attr.mode) != attr.mode;
         let mut inner = self.inner.lock();
         inner.has_suidgid = has_suidgid;
+        inner.may_join |= attr.has(AttrFlags::MAY_JOIN);
         if attr.has(AttrFlags::QUOTA) {
             inner.room_end = Some(inner.room_end.unwrap_or(0).max(attr.size));
         }
@@ -168,7 +171,7 @@ impl FileState {
     /// Whether writes may be held back: of a striped file without a quota that could refuse them.
     pub(crate) fn may_join(&self) -> bool {
         let inner = self.inner.lock();
-        inner.layout.is_some() && inner.room_end.is_none()
+        inner.may_join && inner.layout.is_some() && inner.room_end.is_none()
     }
 
     /// Bytes up to `end` are held back.

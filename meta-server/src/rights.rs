@@ -7,6 +7,10 @@
 //! ends; only then is the other answered. The notice is repeated while somebody waits, so a lost one
 //! does no harm. A right also ends with the holder's last open for writing.
 //!
+//! A right on a file that is still stuffed is for later, when it has outgrown that: nothing of it is
+//! held back yet, so nobody asks for it back, and an open by another session ends it without a word;
+//! that the file's attributes then come without `MAY_JOIN` tells the holder.
+//!
 //! Rights live in memory, and end with the server: a client gives up all of them when its connection
 //! is cut, and writes out. Files of which there may be unwritten bytes carry `MAY_JOIN` beside
 //! `SIZE_DYNAMIC`, and for [`AFTER_START`] nobody else is answered about those.
@@ -89,9 +93,14 @@ impl Rights {
     /// The session gives the right of this number back (`None`: whatever number it has).
     pub(crate) fn give_back(&mut self, session: u64, handle: Handle, number: Option<u64>) {
         let is_it = |r: &Right| r.session == session && number.is_none_or(|n| n == r.number);
-        if self.held.get(&handle).is_some_and(is_it)
-            && let Some(right) = self.held.remove(&handle)
-        {
+        if self.held.get(&handle).is_some_and(is_it) {
+            self.end(handle);
+        }
+    }
+
+    /// The right on a file ends, whoever has it.
+    pub(crate) fn end(&mut self, handle: Handle) {
+        if let Some(right) = self.held.remove(&handle) {
             right.ended.notify_waiters();
         }
     }
@@ -112,6 +121,35 @@ impl MetaServer {
     pub(crate) fn grant(&self, session: u64, handle: Handle, wanted: bool) -> u64 {
         let alone = wanted && !self.in_grace.get() && self.opens.borrow().is_alone(session, handle);
         if alone { self.rights.borrow_mut().grant(session, handle) } else { 0 }
+    }
+
+    /// Whether another session than this one may hold back bytes of the file.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn others_may_hold(&self, session: u64, handle: Handle) -> Result<bool> {
+        Ok(self.rights.borrow().is_others(session, handle) && self.is_striped(handle)?)
+    }
+
+    fn is_striped(&self, handle: Handle) -> Result<bool> {
+        Ok(self.store.attr(handle)?.is_some_and(|attr| attr.layout.is_some()))
+    }
+
+    /// A session has opened the file, and no right is given from now on; another session's ends.
+    /// Whether that was held by somebody who may hold back bytes.
+    ///
+    /// # Errors
+    /// As [`MetaServer::recall`]; the open is to be undone.
+    pub(crate) async fn end_right_of_others(&self, cx: &OpCx, handle: Handle) -> Result<bool> {
+        if self.others_may_hold(cx.session, handle)? {
+            self.recall(cx, handle).await?;
+            return Ok(true);
+        }
+        let mut rights = self.rights.borrow_mut();
+        if rights.is_others(cx.session, handle) {
+            rights.end(handle);
+        }
+        Ok(false)
     }
 
     /// Returns when no other session than the asking one holds back bytes of the file.
@@ -135,6 +173,9 @@ impl MetaServer {
         loop {
             let holder = self.rights.borrow().holder(handle).filter(|h| Some(h.0) != but);
             let Some((session, notice, ended)) = holder else { return Ok(()) };
+            if !self.is_striped(handle)? {
+                return Ok(());
+            }
             if Instant::now() >= until {
                 return Err(busy(handle));
             }
@@ -151,13 +192,10 @@ impl MetaServer {
         if cx.session == 0 || cx.peer_server.is_some() {
             return Ok(());
         }
-        let asked: SmallVec<[Handle; 4]> = {
-            let rights = self.rights.borrow();
-            handles.iter().copied().filter(|h| rights.is_others(cx.session, *h)).collect()
-        };
-        for &handle in &asked {
-            let holder = self.rights.borrow().holder(handle);
-            if let Some((session, notice, _)) = holder {
+        for &handle in handles {
+            if self.others_may_hold(cx.session, handle)?
+                && let Some((session, notice, _)) = self.rights.borrow().holder(handle)
+            {
                 self.notify(session, notice);
             }
         }

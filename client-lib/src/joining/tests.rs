@@ -2,11 +2,12 @@ use super::*;
 use crate::open_table::OpenTable;
 use pvfs2_proto::attr::mode::S_IFREG;
 use pvfs2_proto::dist::Dist;
-use pvfs2_proto::{Attr, FileLayout};
+use pvfs2_proto::{Attr, AttrFlags, FileLayout};
 
 fn striped() -> Attr {
     let layout = FileLayout { dist: Dist::simple_stripe(65_536), datahandles: vec![77] };
-    Attr { handle: 9, mode: S_IFREG | 0o644, layout: Some(layout), ..Attr::default() }
+    let flags = AttrFlags::SIZE_DYNAMIC | AttrFlags::MAY_JOIN;
+    Attr { handle: 9, mode: S_IFREG | 0o644, layout: Some(layout), flags, ..Attr::default() }
 }
 
 fn opened(right: u64) -> (Joins, OpenTable, Arc<OpenFile>) {
@@ -68,7 +69,8 @@ fn only_with_the_right_and_only_what_goes_on() {
     assert!(!joins.add(&file, 0, b"abc", false, 0).unwrap(), "back");
     assert!(!joins.add(&file, 3, &vec![0; WRITE_BYTES_MAX + 1], false, 0).unwrap(), "long");
     let (joins, table, _) = opened(4);
-    let quota = Attr { flags: pvfs2_proto::AttrFlags::QUOTA, handle: 10, ..striped() };
+    let mut quota = Attr { handle: 10, ..striped() };
+    quota.set(AttrFlags::QUOTA, true);
     let file = OpenFile::new(&table, quota, (true, true), None);
     joins.opened(&file.state, 3, 5, joins.cuts());
     assert!(!joins.add(&file, 0, b"abc", false, 0).unwrap(), "a quota may refuse it");
@@ -222,4 +224,19 @@ fn ages_are_looked_at_however_often_the_wait_is_broken_off() {
         panic!("it waits for ever");
     });
     assert!(now_ns >= 1_000_000_000 + JOINED_NS_MAX);
+}
+
+#[test]
+fn a_right_on_a_stuffed_file_may_have_ended_when_it_is_striped() {
+    for (joins_then, held) in [(false, false), (true, true)] {
+        let (joins, table) = (Joins::new(true), OpenTable::default());
+        let stuffed = Attr { layout: None, flags: AttrFlags::STUFFED, ..striped() };
+        let file = OpenFile::new(&table, stuffed, (true, true), None);
+        joins.opened(&file.state, 3, 4, joins.cuts());
+        assert!(!joins.add(&file, 0, b"abc", false, 0).unwrap(), "stuffed");
+        let mut attr = striped();
+        attr.set(AttrFlags::MAY_JOIN, joins_then);
+        file.state.learn(&attr);
+        assert_eq!(joins.add(&file, 3, b"def", false, 0).unwrap(), held);
+    }
 }

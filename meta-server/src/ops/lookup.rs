@@ -33,7 +33,7 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
         };
         let mut found = fresh.and_then(|()| one(server, cx, &dir, name));
         while let Ok(step) = &found
-            && server.rights.borrow().is_others(cx.session, Handle(step.handle))
+            && server.others_may_hold(cx.session, Handle(step.handle))?
         {
             server.recall(cx, Handle(step.handle)).await?;
             // The names may have changed meanwhile.

@@ -36,13 +36,14 @@ pub(crate) async fn open(server: &MetaServer, cx: &OpCx, r: OpenRequest) -> Resu
         if doubtful {
             server.opens.borrow_mut().disturb(handle);
         }
-        if server.rights.borrow().is_others(cx.session, handle) {
-            // Given since this open was asked for; now that it is entered no other will be.
-            if let Err(e) = server.recall(cx, handle).await {
+        // Given since this open was asked for; now that it is entered no other will be.
+        match server.end_right_of_others(cx, handle).await {
+            Ok(false) => {}
+            Ok(true) => attr = server.store.object(handle)?,
+            Err(e) => {
                 server.opens.borrow_mut().close(cx.session, handle, r.write);
                 return Err(e);
             }
-            attr = server.store.object(handle)?;
         }
         let wanted = r.write && r.want_right && (attr.layout.is_none() || may_join(&attr));
         right = server.grant(cx.session, handle, wanted);
