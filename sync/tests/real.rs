@@ -327,6 +327,43 @@ fn a_server_that_runs_drops_what_was_kept_long_enough() {
 }
 
 #[test]
+fn metrics_are_for_this_machine_and_count() {
+    let place = Place::new();
+    place.device("laptop").pass().unwrap();
+    let agent = common::agent(place.server.as_ref().unwrap());
+    let ask = |more: Option<(&str, &str)>| {
+        let mut request = ureq::http::Request::get(format!("{}/metrics", place.url()));
+        if let Some((k, v)) = more {
+            request = request.header(k, v);
+        }
+        let mut answer = agent.run(request.body(()).unwrap()).unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    };
+    let (status, text) = ask(None);
+    assert_eq!(status, 200);
+    for line in [
+        "pvfs2_sync_users 1",
+        "pvfs2_sync_stores_open 1",
+        "pvfs2_sync_requests_total{route=\"/api/v1/login\",status=\"200\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}: {text}");
+    }
+    assert!(!text.contains("ann"), "no names");
+    // Through a proxy: with an administrator's token only.
+    assert_eq!(ask(Some(("x-forwarded-for", "192.0.2.1"))).0, 401);
+    let accounts = &place.server.as_ref().unwrap().app.accounts;
+    let admin = accounts.create("boss", PASSWORD, true, None, now_ms()).unwrap();
+    for (user, want) in [(1, 401), (admin.id, 200)] {
+        let token = accounts.begin_session(user, "prometheus", now_ms()).unwrap().0;
+        let request = ureq::http::Request::get(format!("{}/metrics", place.url()))
+            .header("via", "1.1 proxy")
+            .header("authorization", format!("Bearer {token}"));
+        let answer = agent.run(request.body(()).unwrap()).unwrap();
+        assert_eq!(answer.status(), want);
+    }
+}
+
+#[test]
 fn trap2_same_size_and_time_but_other_bytes_are_seen() {
     let place = Place::new();
     let a = place.device("a");

@@ -85,6 +85,10 @@ CREATE TABLE IF NOT EXISTS session (
 CREATE TABLE IF NOT EXISTS app_password (
     id INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL, name TEXT NOT NULL,
     hash TEXT NOT NULL, created_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS share (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, user INTEGER NOT NULL,
+    node INTEGER NOT NULL, password TEXT, ends_ms INTEGER, created_ms INTEGER NOT NULL,
+    opened INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS setting (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (
     at_ms INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
@@ -175,7 +179,7 @@ impl Accounts {
         })
     }
 
-    fn bounded<T>(&self, name: &str, f: impl FnOnce() -> T) -> T {
+    pub(super) fn bounded<T>(&self, name: &str, f: impl FnOnce() -> T) -> T {
         let slot = usize::from(blake3::hash(name.as_bytes()).as_bytes()[0]) % self.hashing.len();
         let _one_at_a_time = self.hashing.get(slot).map(|m| m.lock());
         f()

@@ -9,8 +9,10 @@ use crate::api::{
 };
 use crate::error::SyncError;
 use crate::tree::NodeId;
+use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
-use axum::{Json, http::StatusCode};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -212,6 +214,11 @@ pub async fn restore(who: Who, Json(req): Json<Restore>) -> Answer<Json<NodeInfo
 /// Drops what lies in the trash for good.
 pub async fn purge(who: Who, Path(id): Path<NodeId>) -> Answer<StatusCode> {
     blocking(move || who.worker.store.lock().purge(id).map(|()| StatusCode::NO_CONTENT)).await
+}
+
+/// What this API is, in OpenAPI's words.
+pub async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../../openapi.json"))
 }
 
 /// A device or browser that is signed in.

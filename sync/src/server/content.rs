@@ -38,6 +38,13 @@ pub(super) struct Opened {
     etag: String,
 }
 
+impl Opened {
+    /// The file and its length.
+    pub(super) fn parts(self) -> (File, u64) {
+        (self.file, self.size)
+    }
+}
+
 /// The content of a live file.
 pub async fn node(
     who: Who,
@@ -101,7 +108,7 @@ fn range(text: Option<&str>, size: u64) -> std::result::Result<Option<(u64, u64)
 }
 
 /// A file name for Content-Disposition, by RFC 8187.
-fn attachment(name: &str) -> String {
+pub(super) fn attachment(name: &str) -> String {
     let mut out = String::from("attachment; filename*=UTF-8''");
     for b in name_of(name).bytes() {
         if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
@@ -160,7 +167,7 @@ pub(super) fn answer(o: Opened, headers: &HeaderMap) -> Answer<Response> {
     Ok(response)
 }
 
-fn insert(response: &mut Response, name: header::HeaderName, value: &str) {
+pub(super) fn insert(response: &mut Response, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

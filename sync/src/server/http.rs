@@ -5,10 +5,10 @@
 //! something must also come from our own pages, told by Origin (trap 19).
 use super::accounts::Session;
 use super::users::{Users, Worker, now_ms};
-use super::{admin, api, content, dav, web};
+use super::{admin, api, content, dav, metrics, share_pages, web, zip};
 use crate::error::{Result, SyncError};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -58,6 +58,11 @@ impl IntoResponse for Failure {
         answer
     }
 }
+
+/// Marks requests of the API, which are not sent on to a page to sign in: beneath a nested router the
+/// path does not tell any more.
+#[derive(Clone, Copy, Debug)]
+struct Api;
 
 /// Answer or failure.
 pub type Answer<T> = std::result::Result<T, Failure>;
@@ -121,7 +126,7 @@ impl FromRequestParts<App> for Who {
         parts: &mut Parts,
         app: &App,
     ) -> std::result::Result<Self, Response> {
-        let page = !parts.uri.path().starts_with("/api/");
+        let page = parts.extensions.get::<Api>().is_none();
         let Some((token, cookie)) = token(&parts.headers) else {
             return Err(if page {
                 web::to("/login")
@@ -210,6 +215,7 @@ pub fn router(app: App) -> Router {
         .route("/trash", get(api::trash))
         .route("/restore", post(api::restore))
         .route("/purge/{id}", post(api::purge))
+        .route("/openapi.json", get(api::openapi))
         .route("/devices", get(api::devices))
         .route("/devices/{id}", axum::routing::delete(api::end_device));
     let pages = Router::new()
@@ -220,6 +226,14 @@ pub fn router(app: App) -> Router {
         .route("/files/{id}", get(web::browse))
         .route("/files/{id}/mkdir", post(web::mkdir))
         .route("/files/{id}/upload", post(web::upload).layer(DefaultBodyLimit::disable()))
+        .route("/zip/{id}", get(zip::own))
+        .route("/node/{id}/share", post(share_pages::make))
+        .route("/shares", get(share_pages::all))
+        .route("/shares/{id}/end", post(share_pages::end))
+        .route("/s/{token}", get(share_pages::top).post(share_pages::password))
+        .route("/s/{token}/d/{id}", get(share_pages::below))
+        .route("/s/{token}/get/{id}", get(share_pages::file))
+        .route("/s/{token}/zip/{id}", get(share_pages::zipped))
         .route("/node/{id}", get(web::details))
         .route("/node/{id}/rename", post(web::rename))
         .route("/node/{id}/delete", post(web::delete))
@@ -239,14 +253,16 @@ pub fn router(app: App) -> Router {
         .route("/admin/users", post(admin::create))
         .route("/admin/users/{id}", post(admin::change))
         .route("/style.css", get(web::style))
+        .route("/metrics", get(metrics::show))
         .route("/healthz", get(|| async { "ok\n" }));
     Router::new()
-        .nest("/api/v1", api)
+        .nest("/api/v1", api.layer(Extension(Api)))
         .merge(pages)
         .route("/dav", any(dav::handle))
         .route("/dav/{*path}", any(dav::handle))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(app.clone(), root_there))
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .layer(middleware::from_fn(headers))
         .with_state(app)
 }

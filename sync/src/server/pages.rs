@@ -173,6 +173,55 @@ pub struct Account {
     pub sessions: Vec<(String, String, String, bool)>,
 }
 
+/// A link in the list of its user.
+#[derive(Debug)]
+pub struct ShareRow {
+    /// Its number.
+    pub id: i64,
+    /// What it leads to.
+    pub path: String,
+    /// Whether it has a password.
+    pub password: bool,
+    /// When it ends.
+    pub ends: String,
+    /// How often it was opened.
+    pub opened: i64,
+}
+
+/// The user's links.
+#[derive(Debug, Template)]
+#[template(path = "shares.html")]
+pub struct Shares {
+    /// The frame.
+    pub frame: Frame,
+    /// The links.
+    pub rows: Vec<ShareRow>,
+    /// One that was just made; shown this once.
+    pub link: String,
+}
+
+/// What a link leads to, or the question for its password.
+#[derive(Debug, Default, Template)]
+#[template(path = "share.html")]
+pub struct SharePage {
+    /// The token.
+    pub token: String,
+    /// The password is asked for.
+    pub ask: bool,
+    /// What went wrong.
+    pub error: String,
+    /// The name of what is shared.
+    pub name: String,
+    /// Its number.
+    pub id: NodeId,
+    /// Whether it is a directory.
+    pub dir: bool,
+    /// The directory above, within the share; 0: none.
+    pub up: NodeId,
+    /// Its entries; a file is its own.
+    pub rows: Vec<Row>,
+}
+
 /// A user, for the administrator.
 #[derive(Debug)]
 pub struct UserRow {

@@ -2,6 +2,7 @@
 //! exclusively, and stays open: one worker per user, one writer per database.
 use super::accounts::{Accounts, User, UserId};
 use super::dav::locks::Locks;
+use super::metrics::Requests;
 use super::root::{Begin, Root};
 use crate::error::{Result, SyncError};
 use crate::files::disk::Disk;
@@ -111,6 +112,10 @@ pub struct Users {
     clock: Clock,
     /// When the server last went round to drop what has been kept long enough, and what went.
     pub swept: Mutex<Option<(i64, Expired)>>,
+    /// Requests by route and status.
+    pub requests: Requests,
+    /// Only this process has it: for what a browser keeps as proof that a link's password was known.
+    pub key: [u8; 32],
     /// Says when the server ends, so that nobody waits for changes any more.
     pub closing: watch::Sender<bool>,
     _lock: std::fs::File,
@@ -149,6 +154,8 @@ impl Users {
             signup,
             clock,
             swept: Mutex::default(),
+            requests: Requests::default(),
+            key: secret().map_err(|e| SyncError::io("random bytes", e))?,
             closing: watch::Sender::new(false),
             _lock: lock,
         })
@@ -164,6 +171,12 @@ impl Users {
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         (self.clock)()
+    }
+
+    /// The workers whose stores are open.
+    #[must_use]
+    pub fn open_workers(&self) -> Vec<Arc<Worker>> {
+        self.workers.lock().values().cloned().collect()
     }
 
     /// The user's worker; opens the store if nobody has asked yet.

@@ -173,6 +173,16 @@ impl Store {
         }
     }
 
+    /// How many uploads are under way, and the bytes reserved for them.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn uploads(&self) -> Result<(u64, u64)> {
+        let sql = "SELECT count(*), coalesce(sum(size), 0) FROM upload";
+        let found: (i64, i64) = self.db.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        Ok((u64::try_from(found.0).unwrap_or(0), u64::try_from(found.1).unwrap_or(0)))
+    }
+
     /// Sets the length of an upload whose true length turned out to be less than was reserved.
     ///
     /// # Errors
