@@ -11,8 +11,8 @@ cleanup() {
     [ -z "$server" ] || { kill "$server" && wait "$server"; } 2>/dev/null
 }
 
-mkdir "$WORK/root"
-"$BIN" sync serve --root "$WORK/root" --init --listen 127.0.0.1:0 >"$LOCAL/log" 2>&1 &
+mkdir "$WORK/user"
+"$BIN" sync serve --root "$WORK/user" --init --listen 127.0.0.1:0 >"$LOCAL/log" 2>&1 &
 server=$!
 for _ in $(seq 200); do
     grep -q "^administrator:" "$LOCAL/log" && break
@@ -23,7 +23,7 @@ BASE=$(sed -n 's/^listening on //p' "$LOCAL/log")
 PASSWORD=$(sed -n 's/^administrator: admin, password \([^ ]*\).*/\1/p' "$LOCAL/log")
 [ -n "$BASE" ] && [ -n "$PASSWORD" ] || { cat "$LOCAL/log"; fail "no address or password"; }
 URL=$BASE/dav/admin/
-CERT=$WORK/root/.sync/cert.pem
+CERT=$WORK/user/.sync/cert.pem
 
 # litmus: every suite at 100 %. It keeps its log in the folder that it runs in.
 (cd "$LOCAL" && SSL_CERT_FILE=$CERT timeout 300 litmus -k "$URL" admin "$PASSWORD") >"$LOCAL/litmus" 2>&1 || true
@@ -54,7 +54,7 @@ run copy "$SRC" d:tree --transfers 8
 run check --download "$SRC" d:tree
 run check "$SRC" d:tree
 grep -q "hashes could not be checked" "$LOCAL/out" && { cat "$LOCAL/out"; fail "rclone saw no sums"; }
-[ "$(stat -c %Y "$WORK/root/admin/tree/many/f7")" = 981173106 ] || fail "the time of change was lost"
+[ "$(stat -c %Y "$WORK/user/admin/tree/many/f7")" = 981173106 ] || fail "the time of change was lost"
 run copy "$SRC" d:tree -v
 grep -qE "Copied|Updated" "$LOCAL/out" && { cat "$LOCAL/out"; fail "a second copy copied again"; }
 run moveto d:tree/many d:tree/moved
@@ -74,7 +74,7 @@ echo "one, changed" >"$LOCAL/bi/one"
 run bisync "$LOCAL/bi" d:bi
 rm "$LOCAL/bi/two"
 run bisync "$LOCAL/bi" d:bi
-diff -r "$LOCAL/bi" "$WORK/root/admin/bi" || fail "bisync left a difference"
+diff -r "$LOCAL/bi" "$WORK/user/admin/bi" || fail "bisync left a difference"
 [ "$(ls "$LOCAL/bi")" = "$(printf "one\nstays1\nstays2\nthree")" ] || fail "bisync: $(ls "$LOCAL/bi")"
 say "rclone: bisync"
 
@@ -101,8 +101,8 @@ X
         cmp "$LOCAL/out" "$SRC/many/f9" || fail "davfs2 read something else"
         timeout 120 umount "$LOCAL/mnt" || fail "davfs2: umount"
         mounted=
-        cmp "$SRC/deep/er/big" "$WORK/root/admin/deep/er/big" || fail "davfs2: the big file differs"
-        [ "$(cat "$WORK/root/admin/dir/b")" = "$(printf 'hello\nmore')" ] || fail "davfs2: dir/b"
+        cmp "$SRC/deep/er/big" "$WORK/user/admin/deep/er/big" || fail "davfs2: the big file differs"
+        [ "$(cat "$WORK/user/admin/dir/b")" = "$(printf 'hello\nmore')" ] || fail "davfs2: dir/b"
         say "davfs2: mount, copy, rename, append"
     else
         cat "$LOCAL/out"
