@@ -368,7 +368,10 @@ fn a_link_opens_what_is_shared_and_nothing_else() {
     }
     // With a password: asked for, remembered for this link alone, not guessed.
     let closed = link(&mut b, "password=open+sesame&days=");
-    assert!(guest.get(&closed).text.contains("has a password"));
+    let ask = guest.get(&closed);
+    assert!(ask.text.contains("has a password"));
+    // With no-referrer a browser sends `Origin: null` along with the form, which is refused.
+    assert_eq!(ask.headers.get("referrer-policy").unwrap(), "same-origin");
     assert_eq!(guest.get(&format!("{closed}/get/{file}")).location, closed);
     assert_eq!(guest.post(&closed, "password=guess").status, 401);
     let entered = guest.plain_post(&closed, "password=open+sesame");

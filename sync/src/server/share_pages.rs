@@ -1,6 +1,8 @@
 //! Pages of share links: made, listed and ended by their user; opened by anybody who has one, at
 //! `/s/TOKEN`. A link with a password asks for it and answers with a cookie for this link alone, which
-//! proves that the present password was known and is worthless after a restart.
+//! proves that the present password was known and is worthless after a restart. The pages keep the
+//! referrer policy of all others (same-origin): it tells no other site the token, and without one a
+//! browser would not say where the form with the password comes from.
 use super::content;
 use super::http::{Answer, App, Failure, Peer, Who, blocking, from_our_pages};
 use super::pages::{self, Row, SharePage, ShareRow, Shares, show, time};
@@ -162,15 +164,9 @@ fn within(worker: &Worker, share: &Share, node: NodeId) -> Result<crate::api::No
     }
 }
 
-fn quiet(mut answer: Response) -> Response {
-    let none = header::HeaderValue::from_static("no-referrer");
-    answer.headers_mut().insert(header::REFERRER_POLICY, none);
-    answer
-}
-
 fn ask(token: String, error: String) -> Answer<Response> {
     let ask = SharePage { token, ask: true, error, ..SharePage::default() };
-    show(&ask).map(quiet)
+    show(&ask)
 }
 
 /// What a link leads to, or a folder beneath it.
@@ -198,7 +194,7 @@ async fn open(app: App, token: String, node: Option<NodeId>, headers: HeaderMap)
         }))
     });
     match shown.await? {
-        Some(shown) => show(&shown).map(quiet).map_err(failed),
+        Some(shown) => show(&shown).map_err(failed),
         None => ask(name, String::new()).map_err(failed),
     }
 }
@@ -279,7 +275,7 @@ pub async fn file(
         content::opened(file, node.size, node.name, &node.hash).map(Some)
     });
     match opened.await? {
-        Some(opened) => content::answer(opened, &asked).map(quiet).map_err(failed),
+        Some(opened) => content::answer(opened, &asked).map_err(failed),
         None => Ok(to(&format!("/s/{name}"))),
     }
 }
@@ -297,7 +293,7 @@ pub async fn zipped(
         Ok(Some(worker))
     });
     match found.await? {
-        Some(worker) => zip::answer(worker, id).await.map(quiet).map_err(failed),
+        Some(worker) => zip::answer(worker, id).await.map_err(failed),
         None => Ok(to(&format!("/s/{name}"))),
     }
 }
