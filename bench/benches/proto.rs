@@ -98,7 +98,12 @@ fn frame(c: &mut Criterion) {
 }
 
 fn lookup_head() -> RequestHead {
-    let lookup = LookupRequest { dir: 1 << 40, path: vec!["readme.txt".into()], want_bytes: true };
+    let lookup = LookupRequest {
+        dir: 1 << 40,
+        path: vec!["readme.txt".into()],
+        want_bytes: true,
+        ..Default::default()
+    };
     RequestHead {
         session: 0x1234_5678_9abc,
         slot: 3,

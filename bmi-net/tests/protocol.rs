@@ -269,7 +269,12 @@ fn requests_beyond_the_limit_wait_and_are_answered() {
     let opts = ServerOptions { in_flight_max: 3, ..Default::default() };
     let server = TestServer::start_with(&tcp(), TestService::new(0, Default::default()), opts);
     let mut raw = Raw::greeted(&server.address);
-    let slow = LookupRequest { dir: 1, path: vec!["slow".into()], want_bytes: false };
+    let slow = LookupRequest {
+        dir: 1,
+        path: vec!["slow".into()],
+        want_bytes: false,
+        ..Default::default()
+    };
     let all: Vec<u8> =
         (0..12).flat_map(|tag| request(10 + tag, OpRequest::Lookup(slow.clone()))).collect();
     let since = Instant::now();
@@ -284,7 +289,12 @@ fn requests_beyond_the_limit_wait_and_are_answered() {
 fn an_orderly_stop_answers_what_is_under_way() {
     let mut server = server();
     let mut raw = Raw::greeted(&server.address);
-    let slow = LookupRequest { dir: 1, path: vec!["slow".into()], want_bytes: false };
+    let slow = LookupRequest {
+        dir: 1,
+        path: vec!["slow".into()],
+        want_bytes: false,
+        ..Default::default()
+    };
     raw.send(&request(2, OpRequest::Lookup(slow)));
     std::thread::sleep(Duration::from_millis(20));
     server.stop();

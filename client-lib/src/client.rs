@@ -6,9 +6,10 @@
 //! Invariant: nothing here waits; every lock is held for a look-up only.
 use crate::acache::Acache;
 use crate::dirmaps::DirMaps;
-use crate::joining::Joins;
+use crate::joining::{Job, Joins};
 use crate::locks::LockTable;
 use crate::metrics::Metrics;
+use crate::name_rights::NameRights;
 use crate::ncache::Ncache;
 use crate::open_table::OpenTable;
 use pvfs2_bmi::auth::ClusterKey;
@@ -60,6 +61,8 @@ pub struct ClientConfig {
     pub mem: Option<Arc<MemNetwork>>,
     /// Small sequential writes are held back and sent as one, where the server gives the right.
     pub join: bool,
+    /// Names that are not there are known without asking, in directories that this client has filled.
+    pub name_rights: bool,
     /// Asked when a server refuses a caller whose groups it does not know.
     pub groups_of: Option<GroupsOf>,
 }
@@ -83,6 +86,7 @@ impl ClientConfig {
             strict_atime: false,
             mem: None,
             join: false,
+            name_rights: false,
             groups_of: None,
         }
     }
@@ -115,6 +119,7 @@ struct Known {
     opens: OpenTable,
     locks: Arc<LockTable>,
     joins: Joins,
+    name_rights: Arc<NameRights>,
     restarts: AtomicU64,
 }
 
@@ -162,9 +167,8 @@ impl SessionEvents for Known {
         self.cut(server);
     }
     fn cut(&self, server: ServerId) {
-        if self.joins.is_on() {
-            self.joins.cut(server, self.opens.files_of(&self.map, server));
-        }
+        self.name_rights.cut(&self.map, server);
+        self.joins.cut(server, self.opens.files_of(&self.map, server));
     }
     fn notice(&self, server: ServerId, notice: Notice) {
         if notice.draining {
@@ -180,6 +184,10 @@ impl SessionEvents for Known {
         for (&handle, &right) in notice.recall.iter().zip(&notice.recall_rights) {
             let handle = Handle(handle);
             self.joins.recall(server, handle, right, || self.opens.get(handle));
+        }
+        for names in &notice.recall_names {
+            self.name_rights.recalled(Handle(names.dir));
+            self.joins.push(Job::Refuse(Handle(names.dir), names.right));
         }
         if !notice.invalidate.is_empty() {
             self.ncache.clear();
@@ -207,6 +215,7 @@ impl Client {
             opens: OpenTable::default(),
             locks: Arc::default(),
             joins: Joins::new(config.join),
+            name_rights: NameRights::new(config.name_rights),
             restarts: AtomicU64::new(0),
         });
         let shared = ClientShared::new(config.network(), known.clone());
@@ -261,6 +270,10 @@ impl Client {
     /// Writes that are held back.
     pub fn joins(&self) -> &Joins {
         &self.known.joins
+    }
+    /// Directories whose names are all known.
+    pub fn name_rights(&self) -> &Arc<NameRights> {
+        &self.known.name_rights
     }
     /// Counts restarts of servers: after loss of power a server may count anew from an older state.
     pub fn restarts(&self) -> u64 {

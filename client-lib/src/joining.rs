@@ -127,7 +127,7 @@ pub enum Job {
     WriteOut(Arc<FileState>),
     /// Give a right back once nothing is held back.
     GiveBack(Arc<FileState>),
-    /// Give back a right, by file and number, that this client does not know of.
+    /// Give back a right, by object and number, that this client does not use.
     Refuse(Handle, u64),
     /// Have a connection on which the server can call.
     Listen(ServerId),
@@ -183,9 +183,7 @@ impl Joins {
             // The server knows of no right, whatever there was before.
             return self.give_up(&mut file.joined.held.lock(), file);
         }
-        if self.listening.lock().insert(server) {
-            self.push(Job::Listen(server));
-        }
+        self.listen(server);
         let recalled = self.recalled.lock().get(&server).copied().unwrap_or(0);
         if cuts == self.cuts() && right > recalled {
             file.joined.granted(right);
@@ -271,7 +269,14 @@ impl Joins {
         }
     }
 
-    fn push(&self, job: Job) {
+    /// Sees to it that the server can call.
+    pub(crate) fn listen(&self, server: ServerId) {
+        if self.listening.lock().insert(server) {
+            self.push(Job::Listen(server));
+        }
+    }
+
+    pub(crate) fn push(&self, job: Job) {
         self.jobs.lock().push_back(job);
         self.more.notify_one();
     }

@@ -16,6 +16,7 @@
 //! - [`joining`][]: small writes that are held back and sent as one
 //! - [`locks`][]: what is locked, and what is still to be given back
 //! - [`ncache`], [`acache`][]: names and attributes
+//! - [`name_rights`][]: directories whose names are all known
 //! - [`dirmaps`][]: which part of a split directory to ask for a name
 //! - [`timed_map`][]: the bounded map with timeouts under both caches
 //! - [`background`][]: the thread for what no program waits for
@@ -30,6 +31,7 @@ pub mod joining;
 pub mod locks;
 pub mod machine;
 pub mod metrics;
+pub mod name_rights;
 pub mod ncache;
 pub mod open_table;
 pub mod sys;

@@ -8,6 +8,7 @@
 //! repeats just that step; with `Stalled` the operation keeps its tickets, and [`run`] with another
 //! carrier goes on where it stopped; with any other outcome no ticket is held any more.
 use crate::client::Client;
+use crate::name_rights::{Adding, Removing};
 use crate::tickets::Tickets;
 use bytes::Bytes;
 use pvfs2_bmi::call::{CallCx, Net};
@@ -47,6 +48,14 @@ pub trait Machine: Send {
     /// them (see [`crate::joining`]) is written out first.
     fn touches(&self) -> SmallVec<[Handle; 2]> {
         SmallVec::new()
+    }
+    /// The name that it may add to a directory (see [`crate::name_rights`]).
+    fn adds(&self) -> Option<(Handle, &[u8])> {
+        None
+    }
+    /// The name that it removes from a directory if it succeeds; `None` afterwards: it did not.
+    fn removes(&self) -> Option<(Handle, &[u8])> {
+        None
     }
     /// Does the present state's work.
     ///
@@ -158,6 +167,8 @@ pub struct OpState {
     routes: SmallVec<[Route; 2]>,
     moves: u32,
     entered: bool,
+    adding: Option<Adding>,
+    removing: Option<Removing>,
 }
 
 impl OpState {
@@ -176,6 +187,8 @@ impl OpState {
             routes: SmallVec::new(),
             moves: 0,
             entered: false,
+            adding: None,
+            removing: None,
         }
     }
 
@@ -251,12 +264,29 @@ pub async fn run<M: Machine, N: Net>(
         return result;
     }
     op.tickets.give_back(net);
+    if let Some(removing) = op.removing.take()
+        && result.is_ok()
+        && machine.removes().is_some()
+    {
+        client.name_rights().removed(removing);
+    }
+    if let Some(adding) = op.adding.take()
+        && result.as_ref().map_or_else(is_answer, |_| true)
+    {
+        adding.answered();
+    }
     let elapsed_ns = client.env().now_ns().saturating_sub(op.started_ns).max(0) as u64;
     client.metrics().ended(M::NAME, elapsed_ns, result.is_ok());
     if let Err(e) = &result {
         tracing::trace!(op_id = op.cx.op_id, op = M::NAME, state = machine.state(), error = %e, "ended");
     }
     result
+}
+
+/// Whether an error says that the request has had its effect, or never will.
+fn is_answer(e: &PvfsError) -> bool {
+    use ErrorCode::{Interrupted, Io, Protocol, Unreachable};
+    !matches!(e.code, Interrupted | Io | Protocol | Unreachable)
 }
 
 async fn drive<M: Machine, N: Net>(
@@ -270,6 +300,16 @@ async fn drive<M: Machine, N: Net>(
             if let Some(file) = client.opens().get(handle) {
                 client.joins().settle(&file, op.cx.caller_tid).await?;
             }
+        }
+    }
+    if !op.entered {
+        let rights = client.name_rights();
+        let adds = machine.adds();
+        if let Some((dir, name)) = adds {
+            op.adding = rights.adding(dir, name, client.env().now_ns());
+        }
+        if let Some((dir, name)) = machine.removes() {
+            op.removing = rights.removing(dir, name, adds.is_some_and(|(to, _)| to == dir));
         }
     }
     loop {

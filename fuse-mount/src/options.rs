@@ -40,7 +40,7 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, dirrights, nodirrights, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
@@ -93,6 +93,9 @@ pub struct MountOptions {
     pub spin_us: Option<u32>,
     /// `locks`: fcntl and flock locks hold in the whole cluster, or between this mount's processes.
     pub cluster_locks: bool,
+    /// `dirrights`: names that are not there are known without asking, in directories that this mount
+    /// has filled.
+    pub dir_rights: bool,
     /// `join`: small sequential writes are held back for a moment and sent as one.
     pub join: bool,
     /// `hard` (wait for ever) / `soft` (give up after the retries).
@@ -132,6 +135,7 @@ impl Default for MountOptions {
             stall_ms: None,
             spin_us: None,
             cluster_locks: true,
+            dir_rights: true,
             join: true,
             hard: false,
             retry_limit: None,
@@ -179,6 +183,7 @@ impl MountOptions {
         config.acache_ms = self.acache_ms;
         config.ncache_ms = self.ncache_ms;
         config.hard = self.hard;
+        config.name_rights = self.dir_rights;
         config.join = self.join;
         config.retry_limit = self.retry_limit;
         config.retry_delay_ms = self.retry_delay_ms;
@@ -230,6 +235,8 @@ impl MountOptions {
             "default_permissions" => {}
             "hard" => self.hard = true,
             "soft" => self.hard = false,
+            "dirrights" => self.dir_rights = true,
+            "nodirrights" => self.dir_rights = false,
             "join" => self.join = true,
             "nojoin" => self.join = false,
             "debug" => self.debug = true,
@@ -327,6 +334,8 @@ const FLAGS: &[&str] = &[
     "soft",
     "join",
     "nojoin",
+    "dirrights",
+    "nodirrights",
     "debug",
     "remount",
 ];

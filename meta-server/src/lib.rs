@@ -17,7 +17,7 @@
 //! - [`intents`], [`peer_steps`]: operations over several metadata servers, from both sides
 //! - `linger`: what a rename replaced stays for a moment
 //! - [`split`]: directories that grow over several servers
-//! - `rights`: who may hold back what it writes
+//! - `rights`: who may hold back what it writes; `name_rights`: who knows all names of a directory
 //! - `reaper`: removes what has lost its last name and its last open
 mod acl;
 pub mod change;
@@ -27,6 +27,7 @@ pub mod keys;
 pub mod layouts;
 mod linger;
 pub mod locks;
+mod name_rights;
 mod names;
 pub mod opens;
 mod ops;

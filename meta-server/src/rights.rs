@@ -19,10 +19,11 @@
 //! twice ends no later one; a session that has a file open is never without a right of another one
 //! being recalled first (`open` looks again after it has entered its open).
 use crate::server::MetaServer;
-use pvfs2_proto::op::{Notice, OpRequest};
+use pvfs2_proto::op::{NameRight, Notice, OpRequest};
 use pvfs2_proto::{AttrFlags, ErrorCode, Handle, PvfsError, Result};
 use pvfs2_server_core::service::OpCx;
 use smallvec::{SmallVec, smallvec};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -39,11 +40,15 @@ const AFTER_START: Duration = Duration::from_millis(1_500);
 struct Right {
     session: u64,
     number: u64,
+    /// It is asked back, so nobody is told of it any more.
+    recalled: bool,
     ended: Rc<Notify>,
 }
 
-/// All rights.
+/// All rights of one kind.
 pub(crate) struct Rights {
+    /// To know directories' names (`name_rights.rs`), not to hold back files' bytes.
+    of_names: bool,
     held: HashMap<Handle, Right>,
     last: u64,
     started: Instant,
@@ -51,28 +56,45 @@ pub(crate) struct Rights {
 
 impl Rights {
     /// None; numbers begin beyond those of earlier runs.
-    pub(crate) fn new(now_ns: i64) -> Rights {
+    pub(crate) fn new(of_names: bool, now_ns: i64) -> Rights {
         let last = now_ns.max(1) as u64;
-        Rights { held: HashMap::new(), last, started: Instant::now() }
+        Rights { of_names, held: HashMap::new(), last, started: Instant::now() }
     }
 
     /// The session gets the right, or has it already; its number.
     pub(crate) fn grant(&mut self, session: u64, handle: Handle) -> u64 {
         if let Some(right) = self.held.get(&handle) {
-            return if right.session == session { right.number } else { 0 };
+            return if right.session == session && !right.recalled { right.number } else { 0 };
         }
         self.last += 1;
-        let right = Right { session, number: self.last, ended: Rc::default() };
+        let ended = Rc::default();
+        let right = Right { session, number: self.last, recalled: false, ended };
         self.held.insert(handle, right);
         self.last
     }
 
-    /// The holder of the right, what asks for it back, and what tells its end.
-    fn holder(&self, handle: Handle) -> Option<(u64, Notice, Rc<Notify>)> {
-        self.held.get(&handle).map(|r| {
-            let (recall, recall_rights) = (vec![handle.0], vec![r.number]);
-            (r.session, Notice { recall, recall_rights, ..Notice::default() }, r.ended.clone())
-        })
+    /// The right is asked back, unless its holder is `but`: the holder, the notice for it, and what
+    /// tells the right's end.
+    pub(crate) fn ask_back(
+        &mut self,
+        handle: Handle,
+        but: Option<u64>,
+    ) -> Option<(u64, Notice, Rc<Notify>)> {
+        let right = self.held.get_mut(&handle).filter(|r| Some(r.session) != but)?;
+        right.recalled = true;
+        let notice = if self.of_names {
+            let names = NameRight { dir: handle.0, right: right.number };
+            Notice { recall_names: vec![names], ..Default::default() }
+        } else {
+            let (recall, recall_rights) = (vec![handle.0], vec![right.number]);
+            Notice { recall, recall_rights, ..Default::default() }
+        };
+        Some((right.session, notice, right.ended.clone()))
+    }
+
+    /// Whether the right of this number is held.
+    pub(crate) fn is_number(&self, handle: Handle, number: u64) -> bool {
+        self.held.get(&handle).is_some_and(|r| r.number == number)
     }
 
     /// Whether another session than this one holds the right.
@@ -169,13 +191,27 @@ impl MetaServer {
     /// As [`MetaServer::recall`].
     pub(crate) async fn recall_from(&self, handle: Handle, but: Option<u64>) -> Result<()> {
         self.after_start(handle, but)?;
+        self.recall_of(&self.rights, handle, but).await
+    }
+
+    /// Returns when nobody but `but` holds a right of this kind.
+    ///
+    /// # Errors
+    /// As [`MetaServer::recall`].
+    pub(crate) async fn recall_of(
+        &self,
+        rights: &RefCell<Rights>,
+        handle: Handle,
+        but: Option<u64>,
+    ) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let holder = self.rights.borrow().holder(handle).filter(|h| Some(h.0) != but);
-            let Some((session, notice, ended)) = holder else { return Ok(()) };
-            if !self.is_striped(handle)? {
+            let of_names = rights.borrow().of_names;
+            if !of_names && rights.borrow().is_held(handle) && !self.is_striped(handle)? {
                 return Ok(());
             }
+            let holder = rights.borrow_mut().ask_back(handle, but);
+            let Some((session, notice, ended)) = holder else { return Ok(()) };
             if Instant::now() >= until {
                 return Err(busy(handle));
             }
@@ -194,7 +230,8 @@ impl MetaServer {
         }
         for &handle in handles {
             if self.others_may_hold(cx.session, handle)?
-                && let Some((session, notice, _)) = self.rights.borrow().holder(handle)
+                && let Some((session, notice, _)) =
+                    self.rights.borrow_mut().ask_back(handle, Some(cx.session))
             {
                 self.notify(session, notice);
             }
@@ -225,8 +262,7 @@ impl MetaServer {
 }
 
 fn busy(handle: Handle) -> PvfsError {
-    let why =
-        format!("a client that writes file {handle} has not yet written out what it holds back");
+    let why = format!("a client has not yet given back its right on object {handle}");
     PvfsError::new(ErrorCode::Busy, why)
 }
 
@@ -254,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_right_ends_only_by_its_number() {
-        let mut t = Rights::new(5);
+        let mut t = Rights::new(false, 5);
         let first = t.grant(1, F);
         assert!(first > 5);
         assert_eq!((t.grant(1, F), t.grant(2, F)), (first, 0), "one holder");

@@ -75,6 +75,8 @@ pub struct MetaServer {
     pub(crate) opens: RefCell<OpenTable>,
     pub(crate) locks: RefCell<LockTable>,
     pub(crate) rights: RefCell<crate::rights::Rights>,
+    pub(crate) name_rights: RefCell<crate::rights::Rights>,
+    pub(crate) names: RefCell<crate::name_rights::Names>,
     notifier: RefCell<Option<Notifier>>,
     pub(crate) in_grace: Cell<bool>,
     /// Files whose size is being asked of their datafiles, or shall be after the grace time.
@@ -153,7 +155,8 @@ impl MetaServer {
         let base = u64::from(id + 1) << INTENT_SHIFT;
         let store = Store::open(collection.clone(), env.clone(), range, base, root, clean_stop)?;
         let locks = RefCell::new(LockTable::new(env.now_ns().max(1) as u64));
-        let rights = RefCell::new(crate::rights::Rights::new(env.now_ns()));
+        let rights = RefCell::new(crate::rights::Rights::new(false, env.now_ns()));
+        let name_rights = RefCell::new(crate::rights::Rights::new(true, env.now_ns()));
         let server = Arc::new_cyclic(|me| MetaServer {
             id,
             index,
@@ -167,6 +170,8 @@ impl MetaServer {
             opens: RefCell::default(),
             locks,
             rights,
+            name_rights,
+            names: RefCell::default(),
             notifier: RefCell::default(),
             in_grace: Cell::new(true),
             settling: RefCell::default(),
@@ -354,6 +359,7 @@ impl MetaServer {
 
     async fn run(&self, cx: &OpCx, op: OpRequest, body: Body) -> Result<Answer> {
         self.recall_all(cx, &crate::rights::asked_about(&op)).await?;
+        let _adding = self.adding(cx, &op).await?;
         self.quota_check(cx, &op, &body).await?;
         match op {
             OpRequest::Lookup(r) => ops::lookup::lookup(self, cx, r).await,
@@ -459,6 +465,7 @@ impl OpHandler for MetaServer {
     fn session_ended(&self, session: u64) {
         self.lock_step(Event::EndSession(session));
         self.rights.borrow_mut().end_session(session);
+        self.name_rights.borrow_mut().end_session(session);
         if let Err(e) = self.forget_appends(session) {
             tracing::error!(session, "cannot remove notes of appends: {e}");
         }

@@ -210,6 +210,8 @@ impl MetaServer {
             self.store.growth.remember(dir, limit);
             return Ok(false);
         }
+        // The parts' servers know nothing of it.
+        self.recall_of(&self.name_rights, dir, None).await?;
         // Attempts at servers that are away shall leave no intents to be undone.
         let asks = others.iter().map(|s| (*s, IntentStatusRequest { intent: 0 })).collect();
         peer::ask_all(self.peers(), &Cred::root(), 0, asks).await?;

@@ -8,6 +8,7 @@ mod fake_io;
 mod fsck;
 mod harness;
 mod model;
+mod name_rights;
 mod names;
 mod once;
 mod opening;

@@ -383,7 +383,10 @@ pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
 
 pub fn lookup<'a>(server: ServerId, name: &'static str) -> Call<'a> {
     let path = vec![Bytes::from_static(name.as_bytes())];
-    Call::new(server, LookupRequest { dir: 1, path, want_bytes: false }.into_request())
+    Call::new(
+        server,
+        LookupRequest { dir: 1, path, want_bytes: false, ..Default::default() }.into_request(),
+    )
 }
 
 pub fn mkdir<'a>(server: ServerId, name: &'static str) -> Call<'a> {

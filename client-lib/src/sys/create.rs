@@ -117,6 +117,9 @@ impl Machine for Create {
     fn state(&self) -> &'static str {
         self.flow.as_ref().map_or("ask", |f| f.0.state())
     }
+    fn adds(&self) -> Option<(Handle, &[u8])> {
+        Some((Handle(self.request.dir), &self.request.name))
+    }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Created>> {
         let Some((flow, done)) = &mut self.flow else { return self.ask(cx).await };
         Ok(match flow.step(cx).await? {

@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | cache (ncache, acache) | done; ask_attr when only the name is known; ask_name | `NotFound` when known absent |
+//! | cache (ncache, acache, name rights) | done; ask_attr when only the name is known; ask_name | `NotFound` when known absent |
 //! | ask_name (lookup to the directory's server) | done; ask_attr when another server holds the object; ask_sizes | error |
 //! | ask_attr (getattr to the object's server) | done; ask_sizes | gone meanwhile: ask_name, once |
 //! | ask_sizes (df_stat to all I/O servers at once) | done | error |
@@ -59,6 +59,9 @@ impl Lookup {
                 Some(attr) => return Ok(Step::Done(attr)),
                 None => State::Flow(AttrFlow::Ask(handle)),
             },
+            None if cx.client.name_rights().is_absent(self.dir, &self.name, cx.now_ns()) => {
+                return Err(self.not_found());
+            }
             None => State::AskName,
         };
         Ok(Step::Next)
@@ -71,14 +74,24 @@ impl Lookup {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
         let path = vec![self.name.clone()];
-        let request = LookupRequest { dir: at.0, path, want_bytes: false };
+        let asked_ns = cx.now_ns();
+        let asking = if at == self.dir { client.name_rights().ask(at, asked_ns) } else { None };
+        let want_right = asking.is_some();
+        let request = LookupRequest { dir: at.0, path, want_bytes: false, want_right };
         let answer = match cx.ask(server, request).await {
             Err(e) if e.code == ErrorCode::NotFound => None,
             Err(e) => {
                 name_failed(client, self.dir, &self.name, &e);
                 return Err(e);
             }
-            Ok(answer) => answer.steps.into_iter().next().filter(|s| s.handle != 0),
+            Ok(answer) => {
+                client.name_rights().answered(at, asked_ns);
+                let lease_ms = client.shared().lease_ms(server);
+                if asking.is_some_and(|asking| asking.granted(answer.right, lease_ms)) {
+                    client.joins().listen(server);
+                }
+                answer.steps.into_iter().next().filter(|s| s.handle != 0)
+            }
         };
         let what = answer.as_ref().map_or(Cached::Absent, |s| Cached::Handle(Handle(s.handle)));
         client.ncache().fill_since(epoch, self.dir, &self.name, what, cx.now_ns());

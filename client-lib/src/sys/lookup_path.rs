@@ -85,7 +85,7 @@ impl LookupPath {
         }
         let at = cx.part_of(self.dir(), &self.todo[0]);
         let server = cx.meta_server(at)?;
-        let request = LookupRequest { dir: at.0, path, want_bytes: false };
+        let request = LookupRequest { dir: at.0, path, want_bytes: false, ..Default::default() };
         let steps = match cx.ask(server, request).await {
             Err(e) if e.code == ErrorCode::NotDirectory && self.unsure => {
                 self.state = State::Look(AttrFlow::Ask(self.dir()));

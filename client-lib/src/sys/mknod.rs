@@ -42,6 +42,9 @@ impl Machine for Mknod {
     fn state(&self) -> &'static str {
         "ask"
     }
+    fn adds(&self) -> Option<(Handle, &[u8])> {
+        Some((self.dir, &self.name))
+    }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;

@@ -21,6 +21,8 @@ pub struct Rename {
     new: (Handle, Bytes),
     no_replace: bool,
     exchange: bool,
+    /// Old name and new name are there afterwards.
+    both_stay: bool,
 }
 
 impl Rename {
@@ -32,7 +34,7 @@ impl Rename {
         no_replace: bool,
         exchange: bool,
     ) -> Rename {
-        Rename { old, new, no_replace, exchange }
+        Rename { old, new, no_replace, exchange, both_stay: exchange }
     }
 }
 
@@ -41,6 +43,12 @@ impl Machine for Rename {
     const NAME: &'static str = "rename";
     fn state(&self) -> &'static str {
         "ask"
+    }
+    fn adds(&self) -> Option<(Handle, &[u8])> {
+        Some((self.new.0, &self.new.1))
+    }
+    fn removes(&self) -> Option<(Handle, &[u8])> {
+        (!self.both_stay).then_some((self.old.0, &*self.old.1))
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<()>> {
         let from = cx.part_of(self.old.0, &self.old.1);
@@ -64,10 +72,11 @@ impl Machine for Rename {
 }
 
 impl Rename {
-    fn renamed<N: Net>(&self, cx: &Cx<'_, N>, answer: RenameResponse) {
+    fn renamed<N: Net>(&mut self, cx: &Cx<'_, N>, answer: RenameResponse) {
         let (client, now_ns) = (cx.client, cx.now_ns());
         // Old name and new name are one when a file is renamed over another link of itself.
-        if self.exchange || answer.handle == answer.other {
+        self.both_stay = self.exchange || answer.handle == answer.other;
+        if self.both_stay {
             client.ncache().drop_name(self.old.0, &self.old.1);
             client.ncache().drop_name(self.new.0, &self.new.1);
         } else {

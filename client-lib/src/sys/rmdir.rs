@@ -32,6 +32,9 @@ impl Machine for Rmdir {
     fn state(&self) -> &'static str {
         "ask"
     }
+    fn removes(&self) -> Option<(Handle, &[u8])> {
+        Some((self.dir, &self.name))
+    }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Handle>> {
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;

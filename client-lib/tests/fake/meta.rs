@@ -453,7 +453,7 @@ impl Meta {
             }
             dir = handle;
         }
-        Ok(LookupResponse { steps, bytes: None })
+        Ok(LookupResponse { steps, ..Default::default() })
     }
 
     fn create(

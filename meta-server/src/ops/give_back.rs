@@ -11,10 +11,15 @@ use pvfs2_proto::{Handle, Result};
 use pvfs2_server_core::service::{Answer, OpCx};
 
 pub(crate) fn give_back(server: &MetaServer, cx: &OpCx, r: GiveBackRequest) -> Result<Answer> {
-    let mut rights = server.rights.borrow_mut();
-    let held = rights.holds(cx.session, Handle(r.handle), r.right);
-    if held && !r.keep {
-        rights.give_back(cx.session, Handle(r.handle), Some(r.right));
+    let mut held = false;
+    for rights in [&server.rights, &server.name_rights] {
+        let mut rights = rights.borrow_mut();
+        if rights.holds(cx.session, Handle(r.handle), r.right) {
+            held = true;
+            if !r.keep {
+                rights.give_back(cx.session, Handle(r.handle), Some(r.right));
+            }
+        }
     }
     Ok(Answer::new(OpResponse::GiveBack(GiveBackResponse { held })))
 }

@@ -4,11 +4,11 @@
 //! |---|---|---|
 //! | walk one component | next, or answer | answer with the chain so far |
 //!
-//! Changes nothing. Errors: `NotFound` (the first directory is gone), `NotDirectory` (it is none),
-//! `Access`, `NameTooLong`, `Stale` (the first directory lives elsewhere), `Moved` (the name lies on
-//! another part of it). A component that does not
-//! exist is no error: it ends the chain with handle 0. An error beyond the first component ends the
-//! chain before it, and comes again when the client asks from there.
+//! Changes nothing; may give the right to know every name (see `name_rights.rs`). Errors: `NotFound`
+//! (the first directory is gone), `NotDirectory` (it is none), `Access`, `NameTooLong`, `Stale` (the
+//! first directory lives elsewhere), `Moved` (the name lies on another part of it). A component that
+//! does not exist is no error: it ends the chain with handle 0. An error beyond the first component
+//! ends the chain before it, and comes again when the client asks from there.
 use crate::keys::name_hash;
 use crate::server::MetaServer;
 use pvfs2_proto::limits::NAME_MAX;
@@ -67,7 +67,10 @@ pub(crate) async fn lookup(server: &MetaServer, cx: &OpCx, r: LookupRequest) -> 
         }
         _ => None,
     };
-    Ok(Answer::new(OpResponse::Lookup(LookupResponse { steps, bytes })))
+    let absent = matches!(steps.as_slice(), [step] if step.handle == 0);
+    let wanted = r.want_right && absent && dir.handle == r.dir && dir.size == 0;
+    let right = if wanted { server.grant_names(cx, dir.handle())? } else { 0 };
+    Ok(Answer::new(OpResponse::Lookup(LookupResponse { steps, bytes, right })))
 }
 
 fn one(server: &MetaServer, cx: &OpCx, dir: &Attr, name: &[u8]) -> Result<LookupStep> {

@@ -52,8 +52,11 @@ fn paths_end_where_another_server_begins() {
         let (d, name) = dir_on(&u, 1, "d").await;
         u.create(d, "f").await.unwrap();
         let path = vec![name.into(), "f".into()];
-        let steps =
-            u.ask(0, LookupRequest { dir: 1, path, want_bytes: false }).await.unwrap().steps;
+        let steps = u
+            .ask(0, LookupRequest { dir: 1, path, want_bytes: false, ..Default::default() })
+            .await
+            .unwrap()
+            .steps;
         assert_eq!(steps.len(), 1);
         assert!(steps[0].handle == d && steps[0].attr.is_none());
         let r = ReaddirRequest { dir: 1, cursor: 0, max: 10, plus: true };

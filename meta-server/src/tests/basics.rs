@@ -86,7 +86,15 @@ fn small_files_live_with_their_metafile() {
         u.setattr(f, size(3)).await.unwrap();
         u.setattr(f, size(6)).await.unwrap();
         assert_eq!(u.read_small(f).await.body, &b"hel\0\0\0"[..]);
-        let bytes = u.ask(0, LookupRequest { dir: 1, path: vec!["f".into()], want_bytes: true });
+        let bytes = u.ask(
+            0,
+            LookupRequest {
+                dir: 1,
+                path: vec!["f".into()],
+                want_bytes: true,
+                ..Default::default()
+            },
+        );
         assert_eq!(bytes.await.unwrap().bytes.unwrap(), &b"hel\0\0\0"[..]);
         let open = OpenRequest { handle: f, read: true, want_bytes: true, ..Default::default() };
         assert_eq!(u.ask(0, open).await.unwrap().bytes.unwrap(), &b"hel\0\0\0"[..]);
@@ -132,7 +140,7 @@ fn whole_paths_are_walked_as_far_as_they_go() {
         let f = u.create(b, "f").await.unwrap();
         let walk = |u: &User, path: &[&str]| {
             let path = path.iter().map(|p| p.to_string().into()).collect();
-            let r = LookupRequest { dir: 1, path, want_bytes: false };
+            let r = LookupRequest { dir: 1, path, want_bytes: false, ..Default::default() };
             let asked = u.with(u.cred.uid, u.cred.gid, &[]);
             async move {
                 let steps = asked.ask(0, r).await?.steps;
@@ -144,9 +152,19 @@ fn whole_paths_are_walked_as_far_as_they_go() {
         assert_eq!(walk(&u, &["a", "b", "f", "g"]).await.unwrap(), [a, b, f]);
         let other = c.user(9, 9);
         assert_eq!(walk(&other, &["a", "b", "f"]).await.unwrap(), [a, b]);
-        let far = LookupRequest { dir: b, path: vec!["f".into()], want_bytes: false };
+        let far = LookupRequest {
+            dir: b,
+            path: vec!["f".into()],
+            want_bytes: false,
+            ..Default::default()
+        };
         assert_eq!(code(other.ask(0, far).await), ErrorCode::Access);
-        let long = LookupRequest { dir: 1, path: vec!["x".repeat(256).into()], want_bytes: false };
+        let long = LookupRequest {
+            dir: 1,
+            path: vec!["x".repeat(256).into()],
+            want_bytes: false,
+            ..Default::default()
+        };
         assert_eq!(code(u.ask(0, long).await), ErrorCode::NameTooLong);
     });
 }

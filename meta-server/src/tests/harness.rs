@@ -418,7 +418,9 @@ impl User {
 
     pub async fn lookup(&self, dir: u64, name: &str) -> Result<u64> {
         let path = vec![Bytes::copy_from_slice(name.as_bytes())];
-        let r = self.ask(self.of(dir), LookupRequest { dir, path, want_bytes: false }).await?;
+        let r = self
+            .ask(self.of(dir), LookupRequest { dir, path, want_bytes: false, ..Default::default() })
+            .await?;
         match r.steps.first() {
             Some(step) if step.handle != 0 => Ok(step.handle),
             _ => Err(ErrorCode::NotFound.into()),

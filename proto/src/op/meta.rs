@@ -15,6 +15,9 @@ pub struct LookupRequest {
     /// Bring the bytes of a small file along.
     #[prost(bool, tag = "3")]
     pub want_bytes: bool,
+    /// The right to know every name of `dir` is wanted, should it be empty.
+    #[prost(bool, tag = "20")]
+    pub want_right: bool,
 }
 /// One entry of a lookup's chain.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -36,6 +39,10 @@ pub struct LookupResponse {
     /// Bytes of the last object, a small file, if they were asked for.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub bytes: Option<Bytes>,
+    /// The directory is empty, and no other session adds a name to it before this right is recalled;
+    /// 0: not so.
+    #[prost(uint64, tag = "20")]
+    pub right: u64,
 }
 
 /// Attributes of an object.

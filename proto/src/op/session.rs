@@ -175,6 +175,17 @@ pub struct PingResponse {
     pub sessions: u32,
 }
 
+/// The right to know every name of a directory.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NameRight {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub dir: u64,
+    /// The right's number.
+    #[prost(uint64, tag = "2")]
+    pub right: u64,
+}
+
 /// What a server tells a client unasked.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Notice {
@@ -187,6 +198,9 @@ pub struct Notice {
     /// Give back the right to hold back what is written of these files, after writing it out.
     #[prost(uint64, repeated, tag = "3")]
     pub recall: Vec<u64>,
+    /// Give back these rights to know directories' names.
+    #[prost(message, repeated, tag = "21")]
+    pub recall_names: Vec<NameRight>,
     /// Lock requests of this client (by their ids) that wait no longer: ask again.
     #[prost(uint64, repeated, tag = "10")]
     pub lock_ids: Vec<u64>,

@@ -11,6 +11,7 @@ mod crash;
 mod growth;
 mod joining;
 mod locks;
+mod name_rights;
 mod pages;
 mod posix;
 mod quotas;
@@ -49,6 +50,10 @@ fn main() -> ExitCode {
             pages::own_writes_keep_them_without_caches,
             pages::others_changes_are_seen_at_once_without_caches,
             pages::others_changes_are_seen_at_the_next_open,
+            name_rights::new_names_are_not_asked_for,
+            name_rights::what_another_mount_makes_is_seen_at_once,
+            name_rights::a_killed_holder_delays_others_for_its_lease_at_most,
+            name_rights::a_killed_metadata_server_ends_them,
             joining::small_writes_travel_together,
             joining::others_see_each_write_that_was_answered,
             joining::what_is_held_back_is_sent_soon,

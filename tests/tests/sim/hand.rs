@@ -1,6 +1,7 @@
 //! A client by hand: the operations of the system interface that tests call most.
 use bytes::Bytes;
 use pvfs2_bmi::client::AsyncNet;
+use pvfs2_client::background::Outbox;
 use pvfs2_client::machine::Machine;
 use pvfs2_client::sys::{self, DirHandle};
 use pvfs2_client::{Client, OpState, OpenFile, run};
@@ -18,6 +19,8 @@ pub struct Hand {
     client: Arc<Client>,
     net: Rc<AsyncNet>,
     keepalive: JoinHandle<()>,
+    /// Its worker, which gives rights back, ends with this.
+    _orders: Outbox<AsyncNet>,
 }
 
 impl Drop for Hand {
@@ -31,8 +34,13 @@ pub fn name(text: &str) -> Bytes {
 }
 
 impl Hand {
-    pub fn new(client: Arc<Client>, net: Rc<AsyncNet>, keepalive: JoinHandle<()>) -> Hand {
-        Hand { client, net, keepalive }
+    pub fn new(
+        client: Arc<Client>,
+        net: Rc<AsyncNet>,
+        keepalive: JoinHandle<()>,
+        _orders: Outbox<AsyncNet>,
+    ) -> Hand {
+        Hand { client, net, keepalive, _orders }
     }
 
     pub async fn run<M: Machine>(&self, mut machine: M) -> Result<M::Out> {

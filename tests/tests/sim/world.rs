@@ -6,6 +6,7 @@
 use pvfs2_bmi::client::AsyncNet;
 use pvfs2_bmi::mem::{FaultPlan, MemNetwork};
 use pvfs2_bmi::server::{ServerOptions, serve};
+use pvfs2_client::background::{Worker, orders};
 use pvfs2_client::{Client, ClientConfig};
 use pvfs2_io::server::{IoConfig, IoServer};
 use pvfs2_meta::server::{MetaConfig, MetaServer, PeerConfig};
@@ -96,13 +97,17 @@ impl World {
         config.hard = true;
         config.mem = Some(self.net.clone());
         config.name = "sim".into();
+        config.name_rights = true;
         if !caches {
             (config.acache_ms, config.ncache_ms) = (0, 0);
         }
         let client = Client::new(config);
         let net = AsyncNet::new(client.shared().clone());
         let keepalive = tokio::task::spawn_local(net.clone().keepalive());
-        crate::hand::Hand::new(client, net, keepalive)
+        let (outbox, inbox) = orders();
+        let worker = Worker::new(client.clone(), net.clone());
+        tokio::task::spawn_local(worker.serve(inbox));
+        crate::hand::Hand::new(client, net, keepalive, outbox)
     }
 
     fn alias(&self, i: usize) -> &str {
