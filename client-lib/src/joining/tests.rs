@@ -1,3 +1,4 @@
+//! Joined writes by hand: what is gathered, what is sent when, and what ends a right.
 use super::*;
 use crate::open_table::OpenTable;
 use pvfs2_proto::attr::mode::S_IFREG;
