@@ -3,7 +3,7 @@
 //! password of the account.
 //!
 //! argon2id for each request would be slow on purpose, so a name and password that were right are
-//! remembered for [`REMEMBERED_MS`], hashed with a key that only this process has. Whatever changes a
+//! remembered for `REMEMBERED_MS`, hashed with a key that only this process has. Whatever changes a
 //! password or an account forgets all of it.
 use super::accounts::{Accounts, User, UserId, hash_password, verify};
 use crate::error::{Result, SyncError};

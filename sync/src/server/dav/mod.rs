@@ -1,6 +1,6 @@
 //! The WebDAV door, `/dav/USER/...`: class 1 and 2, for programs that know no other way in (file
 //! managers, davfs2, rclone). The protocol is the crate dav-server's; names, bytes, properties and locks
-//! are ours ([`fs`], [`file`], [`locks`]). Every change goes through the same calls of the store as a
+//! are ours ([`fs`], [`mod@file`], [`locks`]). Every change goes through the same calls of the store as a
 //! device's, so versions, trash, quota and revisions are the same, and devices see it at once.
 //!
 //! Who asks is told by HTTP Basic, over TLS as everything here: the account's password or an app
