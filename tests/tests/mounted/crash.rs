@@ -8,7 +8,6 @@ use pvfs2_tests::{Cluster, Spec, pattern, tree};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Whom a kill takes.
@@ -69,41 +68,59 @@ fn round(spec: &Spec, victims: Victims, seed: u64, tar: &Path, plain: &Path) {
     let mount = cluster.mount("hard");
     std::fs::create_dir(mount.path("tree")).unwrap();
     let mut tar = untar(tar, &mount.path("tree"));
-    let written = AtomicBool::new(false);
+    let mut writer = writer(&mount.path("large"), seed);
     let (mut kills, begin) = (0, Instant::now());
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            write_large(&mount.path("large"), seed);
-            written.store(true, Ordering::Release);
-        });
-        let mut next = random.next_u64() as usize;
-        let mut status = None;
-        // Until both are done, and each server was killed at least once.
-        while status.is_none() || !written.load(Ordering::Acquire) || kills < cluster.servers.len()
-        {
-            pause(50, 700);
-            let which: Vec<usize> = match victims {
-                Victims::All => (0..cluster.servers.len()).collect(),
-                Victims::Each => vec![next % cluster.servers.len()],
-            };
-            next += 1;
-            which.iter().for_each(|&i| cluster.kill(i));
-            kills += which.len();
-            pause(0, 400);
-            cluster.restart_all(&which);
-            // Time to get something done between kills.
-            pause(200, 1_200);
-            status = status.or_else(|| tar.try_wait().unwrap());
-            if begin.elapsed() > secs(420) {
-                mount.kill(); // so that the writer above and tar end too
-                let _ = tar.wait();
-                panic!("seed {seed}: no end after {kills} kills");
-            }
+    let mut next = random.next_u64() as usize;
+    let (mut status, mut written) = (None, None);
+    // Until both are done, and each server was killed at least once.
+    while status.is_none() || written.is_none() || kills < cluster.servers.len() {
+        pause(50, 700);
+        let which: Vec<usize> = match victims {
+            Victims::All => (0..cluster.servers.len()).collect(),
+            Victims::Each => vec![next % cluster.servers.len()],
+        };
+        next += 1;
+        which.iter().for_each(|&i| cluster.kill(i));
+        kills += which.len();
+        pause(0, 400);
+        cluster.restart_all(&which);
+        // Time to get something done between kills.
+        pause(200, 1_200);
+        status = status.or_else(|| tar.try_wait().unwrap());
+        written = written.or_else(|| writer.try_wait().unwrap());
+        if begin.elapsed() > secs(420) {
+            mount.kill(); // so that the writer and tar end too
+            let _ = (tar.wait(), writer.wait());
+            panic!("seed {seed}: no end after {kills} kills");
         }
-        assert!(tar.wait().unwrap().success(), "seed {seed}: tar ended with {status:?}");
-    });
+    }
+    assert!(tar.wait().unwrap().success(), "seed {seed}: tar ended with {status:?}");
+    assert!(writer.wait().unwrap().success(), "seed {seed}: the writer ended with {written:?}");
     println!("    seed {seed}: {kills} kills, {:.1} s", begin.elapsed().as_secs_f64());
     check(&cluster, seed, plain, &[&mount, &cluster.mount("hard")]);
+}
+
+/// [`write_large`] in a process of its own. Here its open file would be inherited by the servers that
+/// are started again, whose exec closes it; a close waits until what is held back is written, for
+/// those very servers.
+fn writer(path: &Path, seed: u64) -> std::process::Child {
+    let mut c = Command::new(std::env::current_exe().unwrap());
+    c.arg(WRITER).arg(path).arg(seed.to_string()).stdin(Stdio::null());
+    c.spawn().unwrap()
+}
+
+/// The argument that makes this program the writer.
+const WRITER: &str = "--write-large";
+
+/// Is the writer, if it was started as one.
+pub fn is_writer() -> bool {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, word, path, seed] = args.as_slice() else { return false };
+    if word != WRITER {
+        return false;
+    }
+    write_large(Path::new(path), seed.parse().unwrap());
+    true
 }
 
 /// Writes in pieces of many sizes, reads some back on the way, ends with fsync.

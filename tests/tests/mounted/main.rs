@@ -26,6 +26,9 @@ mod wire;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if crash::is_writer() {
+        return ExitCode::SUCCESS;
+    }
     pvfs2_tests::runner::run(pvfs2_tests::cases![
         Nothing:
             wire::garbage_is_cut_off_and_harms_nobody,
