@@ -4,7 +4,7 @@
 //! open (a *right*, by number), and small writes that follow each other are gathered here and sent as
 //! one: when [`JOINED_BYTES_MAX`] have come, after [`JOINED_NS_MAX`], and before anything that must
 //! see them ([`Machine::touches`]: reading, attributes, truncation, fsync, close, ...). The background
-//! thread sends them ([`Joins::next_job`]); meanwhile the next ones gather.
+//! thread sends them (`Joins::next_job`); meanwhile the next ones gather.
 //!
 //! | event | what happens |
 //! |---|---|
@@ -123,7 +123,7 @@ pub struct WriteOut {
 
 /// What the background thread is to do.
 pub enum Job {
-    /// Write out; then call [`Joins::landed`].
+    /// Write out; then call `Joins::landed`.
     WriteOut(Arc<FileState>),
     /// Give a right back once nothing is held back.
     GiveBack(Arc<FileState>),
