@@ -17,7 +17,7 @@ use pvfs2_server_core::service::OpCx;
 use std::collections::{HashMap, VecDeque};
 
 /// Most directories of which somebody holds the right (about 150 bytes each); the oldest are recalled.
-const HELD_MAX: usize = 65_536;
+pub(crate) const HELD_MAX: usize = if cfg!(test) { 40 } else { 65_536 };
 
 /// What is known beside the rights themselves.
 #[derive(Default)]

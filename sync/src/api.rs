@@ -1,5 +1,6 @@
 //! What travels over `/api/v1`, as server and devices both use it: JSON bodies.
 use crate::rng::{hex, unhex};
+use crate::secret::Secret;
 use crate::tree::{Content, Entry, Key, Kind, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -180,7 +181,7 @@ pub struct Login {
     /// User name.
     pub user: String,
     /// Password.
-    pub password: String,
+    pub password: Secret,
     /// What the device calls itself; empty for a browser.
     #[serde(default)]
     pub device: String,
@@ -190,7 +191,7 @@ pub struct Login {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LoggedIn {
     /// Goes into `Authorization: Bearer`.
-    pub token: String,
+    pub token: Secret,
     /// The device's number in the user's list.
     pub device: String,
 }

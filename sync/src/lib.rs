@@ -11,7 +11,7 @@
 //! | [`store`] | a user's table and files on the server, kept in step through crashes |
 //! | [`server`] | accounts, API, pages, TLS |
 //! | [`device`] | scan, engine, daemon, connection |
-//! | [`api`], [`error`], [`names`], [`rng`] | what travels; what can go wrong; names; chance |
+//! | [`api`], [`error`], [`names`], [`rng`], [`secret`] | what travels; what can go wrong; names; chance; what no log shows |
 //!
 //! A change here reaches another device thus: `device/daemon` (a hint) -> `device/scan` -> [`plan`] ->
 //! `device/remote_ops` -> `device/http` -> `server/api`, `server/content` -> [`store`] -> [`files`]; there,
@@ -23,6 +23,7 @@ pub mod files;
 pub mod names;
 pub mod plan;
 pub mod rng;
+pub mod secret;
 pub mod server;
 pub mod store;
 pub mod tree;

@@ -128,7 +128,7 @@ fn bodies_have_the_fields_of_the_document() {
         exec: true,
     };
     let version = VersionInfo { rev: 1, size: 1, mtime_ns: 1, hash: key.clone(), at_ms: 1 };
-    let login = Login { user: name.clone(), password: key.clone(), device: key.clone() };
+    let login = Login { user: name.clone(), password: key.clone().into(), device: key.clone() };
     let mkdir = Mkdir { parent: 1, name: name.clone(), key: key.clone() };
     let moved = Move { node: 5, rev: 7, parent: 1, name: name.clone(), key: key.clone() };
     let swap = Exchange { a: (5, 7), b: (6, 8), key: key.clone() };
@@ -141,7 +141,7 @@ fn bodies_have_the_fields_of_the_document() {
         ("UploadState", json!(UploadState { offset: 1 })),
         ("VersionInfo", json!(version)),
         ("Login", json!(login)),
-        ("LoggedIn", json!(LoggedIn { token: key.clone(), device: key.clone() })),
+        ("LoggedIn", json!(LoggedIn { token: key.clone().into(), device: key.clone() })),
         ("Restore", json!(Restore { node: 5, version: Some(7) })),
         ("BatchReply", json!(reply)),
         ("Mkdir", op(BatchOp::Mkdir(mkdir))),

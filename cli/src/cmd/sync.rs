@@ -297,7 +297,7 @@ fn setup(args: SetupArgs) -> Result<()> {
         None => None,
     };
     let login = Login {
-        password: password(&args.user)?,
+        password: password(&args.user)?.into(),
         user: args.user,
         device: args.device.unwrap_or_else(host_name),
     };

@@ -1,5 +1,7 @@
 //! The right to know every name of a directory: who gets it, and what waits for it.
 use super::harness::*;
+use super::splits::{dir_with, map_of, until_split};
+use crate::name_rights::HELD_MAX;
 use pvfs2_proto::op::*;
 use pvfs2_proto::{ErrorCode, PvfsError};
 
@@ -107,5 +109,45 @@ fn it_ends_with_the_server() {
         b.create(dir, "x").await.unwrap();
         b.unlink(dir, "x").await.unwrap();
         assert!(right(&b, dir).await > first);
+    });
+}
+
+#[test]
+fn a_directory_that_splits_loses_it() {
+    with_cluster(3, |c| async move {
+        let a = c.root();
+        let dir = dir_with(&a, "d", 3, 10).await;
+        let number = right(&a, dir).await;
+        assert_ne!(number, 0);
+        for i in 0..12 {
+            a.create(dir, &format!("f{i}")).await.unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        assert_eq!(map_of(&a, dir).await, None, "other servers would add names unasked");
+        give_back(&a, dir, number).await;
+        let map = until_split(&a, dir).await;
+        // Not of a part either, as empty as it may be.
+        for i in 0..12 {
+            let name = format!("f{i}");
+            a.unlink(map.owner_of(name.as_bytes()).0, &name).await.unwrap();
+        }
+        assert_eq!(right(&a, map.owner_of(b"none").0).await, 0);
+    });
+}
+
+#[test]
+fn the_oldest_is_asked_back_where_there_are_too_many() {
+    with_cluster(1, |c| async move {
+        let (a, b) = (c.root(), c.root());
+        let first = a.mkdir(1, "first").await.unwrap();
+        let number = right(&a, first).await;
+        for i in 0..=HELD_MAX {
+            let dir = a.mkdir(1, &format!("d{i}")).await.unwrap();
+            assert_ne!(right(&a, dir).await, 0);
+        }
+        // It is asked back: a's next question is not answered with it any more.
+        assert_eq!(right(&a, first).await, 0);
+        give_back(&a, first, number).await;
+        assert_ne!(right(&b, first).await, 0);
     });
 }

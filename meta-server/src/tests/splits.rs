@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// A directory below the root that splits with `entries` names over `servers` servers.
-async fn dir_with(u: &User, name: &str, servers: u32, entries: u64) -> u64 {
+pub async fn dir_with(u: &User, name: &str, servers: u32, entries: u64) -> u64 {
     let dir = u.mkdir(1, name).await.unwrap();
     for (name, value) in [("dir_servers_max", u64::from(servers)), ("dir_split_entries", entries)] {
         set(u, dir, name, &value.to_string()).await.unwrap();
@@ -28,7 +28,7 @@ async fn set(u: &User, dir: u64, name: &str, value: &str) -> Result<(), PvfsErro
     u.ask(u.cluster.owner(dir), r).await.map(|_| ())
 }
 
-async fn map_of(u: &User, dir: u64) -> Option<DirMap> {
+pub async fn map_of(u: &User, dir: u64) -> Option<DirMap> {
     u.getattr(dir).await.unwrap().dir_map.map(|map| *map)
 }
 
@@ -122,7 +122,7 @@ async fn whole(u: &User, dir: u64) -> Attr {
     sum
 }
 
-async fn until_split(u: &User, dir: u64) -> DirMap {
+pub async fn until_split(u: &User, dir: u64) -> DirMap {
     for _ in 0..2_000 {
         match map_of(u, dir).await {
             Some(map) if !map.is_moving() => return map,

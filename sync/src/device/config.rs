@@ -9,6 +9,7 @@ use crate::files::disk::Disk;
 use crate::names::OWN_DIR;
 use crate::plan::Names;
 use crate::rng::{Rng, secret};
+use crate::secret::Secret;
 use crate::server::pages::date;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The set-up, `device.json` in the state directory.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// `https://host:port`.
     pub server: String,
@@ -31,15 +32,9 @@ pub struct Config {
     pub folder: PathBuf,
     /// PEM of the certificates to trust; `None`: the public ones.
     pub ca: Option<String>,
-    token: String,
+    token: Secret,
     /// Tells the folder from any other (trap 5).
     marker: String,
-}
-
-impl std::fmt::Debug for Config {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Config").field("server", &self.server).finish_non_exhaustive()
-    }
 }
 
 fn now_ns() -> i64 {

@@ -410,8 +410,16 @@ impl Accounts {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A database, and a user "ann" in it.
+    pub fn with_ann() -> (tempfile::TempDir, Accounts, User) {
+        let dir = tempfile::tempdir().unwrap();
+        let a = Accounts::open(&dir.path().join("a.db")).unwrap();
+        let ann = a.create("ann", "correct horse battery", false, None, 1).unwrap();
+        (dir, a, ann)
+    }
 
     #[test]
     fn trap20_passwords_are_hashed_and_told_apart_by_nobody() {
@@ -437,9 +445,7 @@ mod tests {
 
     #[test]
     fn trap19_sessions_are_kept_hashed_and_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let a = Accounts::open(&dir.path().join("a.db")).unwrap();
-        let ann = a.create("ann", "correct horse battery", false, None, 1).unwrap();
+        let (dir, a, ann) = with_ann();
         let (web, id) = a.begin_session(ann.id, "", 0).unwrap();
         let (dev, _) = a.begin_session(ann.id, "laptop", 0).unwrap();
         let raw = std::fs::read(dir.path().join("a.db-wal")).unwrap();

@@ -5,6 +5,7 @@ use super::settings::KEEP;
 use super::users::now_ms;
 use super::web::{frame, page, to};
 use crate::error::{Result, SyncError};
+use crate::secret::Secret;
 use axum::Form;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -96,19 +97,13 @@ pub async fn keep(State(app): State<App>, who: Who, Form(form): Form<Keep>) -> P
 }
 
 /// A new user.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct NewUser {
     user: String,
-    password: String,
+    password: Secret,
     quota: String,
     #[serde(default)]
     admin: String,
-}
-
-impl std::fmt::Debug for NewUser {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewUser").field("user", &self.user).finish_non_exhaustive()
-    }
 }
 
 /// Makes a user.
@@ -125,19 +120,13 @@ pub async fn create(State(app): State<App>, who: Who, Form(form): Form<NewUser>)
 }
 
 /// A user's quota, whether the user is kept out, and a new password if one is given.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct Change {
     quota: String,
     #[serde(default)]
     disabled: String,
     #[serde(default)]
-    password: String,
-}
-
-impl std::fmt::Debug for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Change").field("quota", &self.quota).finish_non_exhaustive()
-    }
+    password: Secret,
 }
 
 /// Changes a user.

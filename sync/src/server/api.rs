@@ -33,7 +33,7 @@ pub async fn login(
         let name = if req.device.is_empty() { "device" } else { &req.device };
         let (token, device) = app.accounts.begin_session(user.id, name, now_ms())?;
         app.accounts.audit(&user.name, &format!("signed in device {name:?}"), now_ms())?;
-        Ok(Json(LoggedIn { token, device }))
+        Ok(Json(LoggedIn { token: token.into(), device }))
     })
     .await
 }

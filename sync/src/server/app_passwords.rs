@@ -186,12 +186,11 @@ fn denied() -> SyncError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::accounts::tests::with_ann;
 
     #[test]
     fn trap20_app_passwords_are_shown_once_hashed_and_revoked() {
-        let dir = tempfile::tempdir().unwrap();
-        let a = Accounts::open(&dir.path().join("a.db")).unwrap();
-        let ann = a.create("ann", "correct horse battery", false, None, 1).unwrap();
+        let (dir, a, ann) = with_ann();
         a.create("bob", "correct horse battery", false, None, 1).unwrap();
         let text = a.make_app_password(ann.id, "laptop", 5).unwrap();
         assert!(text.starts_with("app-1-") && text.len() == 38, "{text}");
@@ -219,9 +218,7 @@ mod tests {
 
     #[test]
     fn trap19_what_is_remembered_is_forgotten_with_the_password() {
-        let dir = tempfile::tempdir().unwrap();
-        let a = Accounts::open(&dir.path().join("a.db")).unwrap();
-        let ann = a.create("ann", "correct horse battery", false, None, 1).unwrap();
+        let (dir, a, ann) = with_ann();
         let app = a.make_app_password(ann.id, "x", 1).unwrap();
         for text in [app.as_str(), "correct horse battery"] {
             a.check_basic("ann", text, "1", 10).unwrap();

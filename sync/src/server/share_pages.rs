@@ -12,6 +12,7 @@ use super::web::{frame, page, to};
 use super::zip;
 use crate::error::{Result, SyncError};
 use crate::files::{Area, At};
+use crate::secret::Secret;
 use crate::tree::{Kind, NodeId, ROOT};
 use axum::Form;
 use axum::extract::{Extension, Path, State};
@@ -33,18 +34,12 @@ fn failed(e: Failure) -> Response {
 }
 
 /// What a new share is to be.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct NewShare {
     #[serde(default)]
-    password: String,
+    password: Secret,
     #[serde(default)]
     days: String,
-}
-
-impl std::fmt::Debug for NewShare {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewShare").field("days", &self.days).finish_non_exhaustive()
-    }
 }
 
 /// When something ends that is to last `days`; empty: never.
@@ -214,15 +209,9 @@ pub async fn below(
 }
 
 /// A link's password.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct Password {
-    password: String,
-}
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Password")
-    }
+    password: Secret,
 }
 
 /// Takes a link's password.

@@ -148,12 +148,11 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::accounts::tests::with_ann;
 
     #[test]
     fn trap20_links_end_and_their_passwords_are_not_guessed() {
-        let dir = tempfile::tempdir().unwrap();
-        let a = Accounts::open(&dir.path().join("a.db")).unwrap();
-        let ann = a.create("ann", "correct horse battery", false, None, 1).unwrap();
+        let (dir, a, ann) = with_ann();
         assert!(a.share(ann.id, 5, "short", None, 1).is_err());
         let token = a.share(ann.id, 5, "open sesame", Some(100), 1).unwrap();
         let share = a.shared(&token, 99).unwrap();

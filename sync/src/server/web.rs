@@ -8,6 +8,7 @@ use super::users::now_ms;
 use crate::api::{Delete, Mkdir, Move, NodeInfo, UploadBegin};
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
+use crate::secret::Secret;
 use crate::tree::{Kind, NodeId, ROOT};
 use axum::Form;
 use axum::extract::{Extension, Multipart, Path, State};
@@ -74,16 +75,10 @@ pub async fn signup_page(State(app): State<App>) -> Page {
 }
 
 /// Name and password.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct Credentials {
     user: String,
-    password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
-    }
+    password: Secret,
 }
 
 /// A cookie with a new session, on the way to the files.
@@ -429,16 +424,10 @@ pub async fn revoke_app(State(app): State<App>, who: Who, Path(id): Path<i64>) -
 }
 
 /// The old password and the new one.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct NewPassword {
-    old: String,
-    new: String,
-}
-
-impl std::fmt::Debug for NewPassword {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("NewPassword")
-    }
+    old: Secret,
+    new: Secret,
 }
 
 /// Sets a new password; every session ends, and this browser gets a new one.

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             name_rights::new_names_are_not_asked_for,
             name_rights::what_another_mount_makes_is_seen_at_once,
             name_rights::a_killed_holder_delays_others_for_its_lease_at_most,
+            name_rights::a_holder_that_was_stopped_asks_again,
             name_rights::a_killed_metadata_server_ends_them,
             joining::small_writes_travel_together,
             joining::others_see_each_write_that_was_answered,

@@ -125,3 +125,17 @@ pub fn a_killed_metadata_server_ends_them() {
         assert!(b.path(&format!("{dir}/y")).exists());
     }
 }
+
+pub fn a_holder_that_was_stopped_asks_again() {
+    let cluster = Cluster::start(Spec { lease_ms: 2_000, ..Spec::default() });
+    let (a, b) = (cluster.mount(NO_CACHES), cluster.mount(NO_CACHES));
+    for round in 0..3 {
+        let dir = format!("d{round}");
+        filled(&cluster, &a, &dir);
+        a.freeze(true);
+        // Waits for the lease of the one that does not answer.
+        make(b.path(&format!("{dir}/x")));
+        a.freeze(false);
+        assert!(a.path(&format!("{dir}/x")).exists(), "round {round}");
+    }
+}
