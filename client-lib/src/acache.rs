@@ -46,22 +46,24 @@ impl Acache {
     pub fn size(&self, handle: Handle, now_ns: i64) -> Option<u64> {
         self.map.view(&handle.0, now_ns, |attr| attr.size)
     }
-    /// See [`TimedMap::epoch`].
-    pub fn epoch(&self, handle: Handle) -> u64 {
-        self.map.epoch(&handle.0)
+    /// See [`TimedMap::moment`].
+    pub fn moment(&self) -> u64 {
+        self.map.moment()
     }
-    /// Keeps the answer to a question that was sent after `epoch` was read.
-    pub fn fill_since(&self, epoch: u64, attr: &Attr, now_ns: i64) {
-        if self.map.is_on() && self.map.epoch(&attr.handle) == epoch {
-            self.fill(attr, now_ns);
+    /// See [`TimedMap::is_dropped_since`].
+    pub fn is_dropped_since(&self, moment: u64, handle: Handle) -> bool {
+        self.map.is_dropped_since(moment, &handle.0)
+    }
+    /// Keeps the answer to a question that was sent at `moment`.
+    pub fn fill_since(&self, moment: u64, attr: &Attr, now_ns: i64) {
+        if self.map.is_on() {
+            self.map.upsert_since(moment, attr.handle, now_ns, |there| newest(there, attr));
         }
     }
     /// Keeps the answer to a change that this client made.
     pub fn fill(&self, attr: &Attr, now_ns: i64) {
         if self.map.is_on() {
-            self.map.upsert(attr.handle, now_ns, |there| {
-                there.is_none_or(|t| t.change <= attr.change).then(|| attr.clone())
-            });
+            self.map.upsert(attr.handle, now_ns, |there| newest(there, attr));
         }
     }
     /// This client wrote bytes of datafiles up to `end` at `mtime_ns`.
@@ -76,10 +78,6 @@ impl Acache {
     pub fn drop_handle(&self, handle: Handle) {
         self.map.remove(&handle.0);
     }
-    /// See [`TimedMap::drops`].
-    pub fn drops(&self) -> u64 {
-        self.map.drops()
-    }
     /// Drops everything.
     pub fn clear(&self) {
         self.map.clear();
@@ -92,6 +90,10 @@ impl Acache {
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
+}
+
+fn newest(there: Option<&Attr>, attr: &Attr) -> Option<Attr> {
+    there.is_none_or(|t| t.change <= attr.change).then(|| attr.clone())
 }
 
 #[cfg(test)]
@@ -109,9 +111,9 @@ mod tests {
         assert_eq!(c.get(Handle(5), 1).map(|a| (a.size, a.mtime_ns)), Some((100, 7)));
         c.fill(&attr(4, 10), 0);
         assert_eq!(c.get(Handle(5), 1).map(|a| a.size), Some(10));
-        let epoch = c.epoch(Handle(5));
+        let moment = c.moment();
         c.drop_handle(Handle(5));
-        c.fill_since(epoch, &attr(9, 9), 0);
+        c.fill_since(moment, &attr(9, 9), 0);
         assert_eq!(c.get(Handle(5), 1), None);
     }
 }

@@ -45,7 +45,7 @@ impl AttrFlow {
         match self {
             AttrFlow::Ask(handle) => {
                 let handle = *handle;
-                let epoch = cx.client.acache().epoch(handle);
+                let moment = cx.client.acache().moment();
                 let closes = cx.client.opens().closes();
                 let server = cx.meta_server(handle)?;
                 let request = GetattrRequest { handle: handle.0 };
@@ -58,21 +58,21 @@ impl AttrFlow {
                 };
                 let mut attr = need(answer.attr, "getattr answered without attributes")?;
                 if merge_own(cx.client, closes, &mut attr) {
-                    cx.client.acache().fill_since(epoch, &attr, cx.now_ns());
+                    cx.client.acache().fill_since(moment, &attr, cx.now_ns());
                     return Ok(Some(attr));
                 }
                 *self = AttrFlow::Sizes(Box::new(attr));
                 Ok(None)
             }
             AttrFlow::Sizes(attr) => {
-                let epoch = cx.client.acache().epoch(attr.handle());
+                let moment = cx.client.acache().moment();
                 resolve_sizes(cx, &mut [attr]).await?;
                 if attr.dir_map.is_some() {
                     // Names have moved between the two questions: once more.
                     *self = AttrFlow::Ask(attr.handle());
                     return Ok(None);
                 }
-                cx.client.acache().fill_since(epoch, attr, cx.now_ns());
+                cx.client.acache().fill_since(moment, attr, cx.now_ns());
                 Ok(Some((**attr).clone()))
             }
         }

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::name_rights::NameRights;
 use crate::ncache::Ncache;
 use crate::open_table::OpenTable;
+use crate::statahead::Statahead;
 use pvfs2_bmi::auth::ClusterKey;
 use pvfs2_bmi::client::{ClientOptions, ClientShared, SessionEvents};
 use pvfs2_bmi::mem::MemNetwork;
@@ -63,6 +64,8 @@ pub struct ClientConfig {
     pub join: bool,
     /// Names that are not there are known without asking, in directories that this client has filled.
     pub name_rights: bool,
+    /// A directory whose names are looked up one after another is listed instead.
+    pub statahead: bool,
     /// Asked when a server refuses a caller whose groups it does not know.
     pub groups_of: Option<GroupsOf>,
 }
@@ -87,6 +90,7 @@ impl ClientConfig {
             mem: None,
             join: false,
             name_rights: false,
+            statahead: true,
             groups_of: None,
         }
     }
@@ -201,6 +205,7 @@ pub struct Client {
     known: Arc<Known>,
     shared: Arc<ClientShared>,
     dirmaps: DirMaps,
+    statahead: Arc<Statahead>,
     metrics: Metrics,
     op_ids: AtomicU64,
 }
@@ -220,12 +225,14 @@ impl Client {
         });
         let shared = ClientShared::new(config.network(), known.clone());
         // Ids of one client follow each other; their upper half tells clients apart in traces.
+        let ahead_ms = if config.statahead { config.ncache_ms.min(config.acache_ms) } else { 0 };
         let op_ids = AtomicU64::new(config.env.rand_u64() << 32 | 1);
         Arc::new(Client {
             config,
             known,
             shared,
             dirmaps: DirMaps::default(),
+            statahead: Statahead::new(ahead_ms),
             metrics: Metrics::default(),
             op_ids,
         })
@@ -274,6 +281,10 @@ impl Client {
     /// Directories whose names are all known.
     pub fn name_rights(&self) -> &Arc<NameRights> {
         &self.known.name_rights
+    }
+    /// Directories that are being walked.
+    pub fn statahead(&self) -> &Arc<Statahead> {
+        &self.statahead
     }
     /// Counts restarts of servers: after loss of power a server may count anew from an older state.
     pub fn restarts(&self) -> u64 {

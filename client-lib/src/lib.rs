@@ -17,6 +17,7 @@
 //! - [`locks`][]: what is locked, and what is still to be given back
 //! - [`ncache`], [`acache`][]: names and attributes
 //! - [`name_rights`][]: directories whose names are all known
+//! - [`statahead`][]: directories whose names are looked up one after another are listed
 //! - [`dirmaps`][]: which part of a split directory to ask for a name
 //! - [`timed_map`][]: the bounded map with timeouts under both caches
 //! - [`background`][]: the thread for what no program waits for
@@ -34,6 +35,7 @@ pub mod metrics;
 pub mod name_rights;
 pub mod ncache;
 pub mod open_table;
+pub mod statahead;
 pub mod sys;
 pub mod tickets;
 pub mod timed_map;

@@ -49,20 +49,14 @@ impl Ncache {
     pub fn left_ns(&self, dir: Handle, name: &Bytes, now_ns: i64) -> Option<u64> {
         self.map.is_on().then(|| self.map.left_ns(&(dir.0, name.clone()), now_ns)).flatten()
     }
-    /// See [`TimedMap::epoch`].
-    pub fn epoch(&self, dir: Handle, name: &Bytes) -> u64 {
-        if self.map.is_on() { self.map.epoch(&(dir.0, name.clone())) } else { 0 }
+    /// See [`TimedMap::moment`].
+    pub fn moment(&self) -> u64 {
+        self.map.moment()
     }
-    /// Keeps the answer to a question that was sent after `epoch` was read.
-    pub fn fill_since(&self, epoch: u64, dir: Handle, name: &Bytes, what: Cached, now_ns: i64) {
+    /// Keeps the answer to a question that was sent at `moment`.
+    pub fn fill_since(&self, moment: u64, dir: Handle, name: &Bytes, what: Cached, now_ns: i64) {
         if self.map.is_on() {
-            self.map.insert_since(epoch, (dir.0, name.clone()), what, now_ns);
-        }
-    }
-    /// Keeps one of many answers; see [`Ncache::drops`].
-    pub fn fill(&self, dir: Handle, name: &Bytes, what: Cached, now_ns: i64) {
-        if self.map.is_on() {
-            self.map.upsert((dir.0, name.clone()), now_ns, |_| Some(what));
+            self.map.upsert_since(moment, (dir.0, name.clone()), now_ns, |_| Some(what));
         }
     }
     /// Keeps what this client itself has just done to the name; answers under way do not undo it.
@@ -78,10 +72,6 @@ impl Ncache {
         if self.map.is_on() {
             self.map.remove(&(dir.0, name.clone()));
         }
-    }
-    /// See [`TimedMap::drops`].
-    pub fn drops(&self) -> u64 {
-        self.map.drops()
     }
     /// Drops everything.
     pub fn clear(&self) {

@@ -40,7 +40,7 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, dirrights, nodirrights, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, dirrights, nodirrights, statahead, nostatahead, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
@@ -96,6 +96,8 @@ pub struct MountOptions {
     /// `dirrights`: names that are not there are known without asking, in directories that this mount
     /// has filled.
     pub dir_rights: bool,
+    /// `statahead`: a directory whose names are looked up one after another is listed instead.
+    pub statahead: bool,
     /// `join`: small sequential writes are held back for a moment and sent as one.
     pub join: bool,
     /// `hard` (wait for ever) / `soft` (give up after the retries).
@@ -136,6 +138,7 @@ impl Default for MountOptions {
             spin_us: None,
             cluster_locks: true,
             dir_rights: true,
+            statahead: true,
             join: true,
             hard: false,
             retry_limit: None,
@@ -184,6 +187,7 @@ impl MountOptions {
         config.ncache_ms = self.ncache_ms;
         config.hard = self.hard;
         config.name_rights = self.dir_rights;
+        config.statahead = self.statahead;
         config.join = self.join;
         config.retry_limit = self.retry_limit;
         config.retry_delay_ms = self.retry_delay_ms;
@@ -237,6 +241,8 @@ impl MountOptions {
             "soft" => self.hard = false,
             "dirrights" => self.dir_rights = true,
             "nodirrights" => self.dir_rights = false,
+            "statahead" => self.statahead = true,
+            "nostatahead" => self.statahead = false,
             "join" => self.join = true,
             "nojoin" => self.join = false,
             "debug" => self.debug = true,
@@ -336,6 +342,8 @@ const FLAGS: &[&str] = &[
     "nojoin",
     "dirrights",
     "nodirrights",
+    "statahead",
+    "nostatahead",
     "debug",
     "remount",
 ];

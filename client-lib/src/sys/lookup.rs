@@ -2,7 +2,8 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | cache (ncache, acache, name rights) | done; ask_attr when only the name is known; ask_name | `NotFound` when known absent |
+//! | cache (ncache, acache, name rights) | done; ask_attr when only the name is known; statahead; ask_name | `NotFound` when known absent |
+//! | statahead (a page of the directory, see `statahead.rs`) | cache | ask_name where the caller may not list |
 //! | ask_name (lookup to the directory's server) | done; ask_attr when another server holds the object; ask_sizes | error |
 //! | ask_attr (getattr to the object's server) | done; ask_sizes | gone meanwhile: ask_name, once |
 //! | ask_sizes (df_stat to all I/O servers at once) | done | error |
@@ -11,7 +12,8 @@
 use crate::attrs::{AttrFlow, cached};
 use crate::machine::{Cx, Machine, Step};
 use crate::ncache::Cached;
-use crate::sys::{asked, keep_since, name_failed};
+use crate::statahead::Turn;
+use crate::sys::{Readdir, asked, keep_since, name_failed};
 use bytes::Bytes;
 use pvfs2_bmi::call::Net;
 use pvfs2_proto::limits::NAME_MAX;
@@ -20,6 +22,7 @@ use pvfs2_proto::{Attr, ErrorCode, Handle, PvfsError, Result};
 
 enum State {
     Cache,
+    Statahead(Turn, Box<Readdir>),
     AskName,
     Flow(AttrFlow),
 }
@@ -29,13 +32,14 @@ pub struct Lookup {
     dir: Handle,
     name: Bytes,
     state: State,
+    listed: bool,
     asked_again: bool,
 }
 
 impl Lookup {
     /// What `name` in `dir` names; neither "." nor "..".
     pub fn new(dir: Handle, name: Bytes) -> Lookup {
-        Lookup { dir, name, state: State::Cache, asked_again: false }
+        Lookup { dir, name, state: State::Cache, listed: false, asked_again: false }
     }
 
     fn not_found(&self) -> PvfsError {
@@ -62,14 +66,28 @@ impl Lookup {
             None if cx.client.name_rights().is_absent(self.dir, &self.name, cx.now_ns()) => {
                 return Err(self.not_found());
             }
-            None => State::AskName,
+            None => match self.turn(cx) {
+                Some(turn) => {
+                    let readdir = Box::new(turn.readdir());
+                    State::Statahead(turn, readdir)
+                }
+                None => State::AskName,
+            },
         };
         Ok(Step::Next)
     }
 
+    fn turn<N: Net>(&mut self, cx: &Cx<'_, N>) -> Option<Turn> {
+        if std::mem::replace(&mut self.listed, true) {
+            return None;
+        }
+        let (client, now_ns) = (cx.client, cx.now_ns());
+        client.statahead().turn(self.dir, client.acache().size(self.dir, now_ns), now_ns)
+    }
+
     async fn ask_name<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         let client = cx.client;
-        let epoch = client.ncache().epoch(self.dir, &self.name);
+        let moment = client.ncache().moment();
         let asked = asked(client);
         let at = cx.part_of(self.dir, &self.name);
         let server = cx.meta_server(at)?;
@@ -94,8 +112,9 @@ impl Lookup {
             }
         };
         let what = answer.as_ref().map_or(Cached::Absent, |s| Cached::Handle(Handle(s.handle)));
-        client.ncache().fill_since(epoch, self.dir, &self.name, what, cx.now_ns());
+        client.ncache().fill_since(moment, self.dir, &self.name, what, cx.now_ns());
         let Some(step) = answer else { return Err(self.not_found()) };
+        client.statahead().looked_up(self.dir, cx.now_ns());
         let flow = match step.attr {
             Some(mut attr) => {
                 if keep_since(client, asked, &mut attr) {
@@ -110,12 +129,19 @@ impl Lookup {
     }
 }
 
+/// The directory cannot be listed, though a name of it might be looked up.
+fn is_refusal(e: &PvfsError) -> bool {
+    use ErrorCode::{Access, NotDirectory, NotFound, NotPermitted, Stale};
+    matches!(e.code, Access | NotDirectory | NotFound | NotPermitted | Stale)
+}
+
 impl Machine for Lookup {
     type Out = Attr;
     const NAME: &'static str = "lookup";
     fn state(&self) -> &'static str {
         match &self.state {
             State::Cache => "cache",
+            State::Statahead(..) => "statahead",
             State::AskName => "ask_name",
             State::Flow(flow) => flow.state(),
         }
@@ -123,6 +149,21 @@ impl Machine for Lookup {
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<Attr>> {
         match &mut self.state {
             State::Cache => self.look_in_cache(cx),
+            State::Statahead(_, readdir) => {
+                let page = match readdir.step(cx).await {
+                    Ok(Step::Next) => return Ok(Step::Next),
+                    Ok(Step::Done(page)) => Some(page),
+                    Err(e) if cx.op.will_retry(cx.client, &e) || !is_refusal(&e) => return Err(e),
+                    Err(_) => None,
+                };
+                let next = if page.is_some() { State::Cache } else { State::AskName };
+                if let State::Statahead(turn, _) = std::mem::replace(&mut self.state, next)
+                    && let Some(page) = page
+                {
+                    turn.done(&page);
+                }
+                Ok(Step::Next)
+            }
             State::AskName => self.ask_name(cx).await,
             State::Flow(flow) => match flow.step(cx).await {
                 Ok(attr) => Ok(attr.map_or(Step::Next, Step::Done)),

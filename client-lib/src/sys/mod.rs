@@ -115,19 +115,20 @@ pub(crate) fn keep(client: &Client, attr: &mut Attr) -> bool {
 /// When a question was sent, as far as its answer can be overtaken.
 #[derive(Clone, Copy)]
 pub(crate) struct Asked {
-    drops: u64,
+    moment: u64,
     closes: u64,
 }
 
 /// To be called before a question is sent whose answer goes to [`keep_since`].
 pub(crate) fn asked(client: &Client) -> Asked {
-    Asked { drops: client.acache().drops(), closes: client.opens().closes() }
+    Asked { moment: client.acache().moment(), closes: client.opens().closes() }
 }
 
 /// As [`keep`] for the answer to a question: it may be older than what was dropped or closed since,
 /// so then it is not cached.
 pub(crate) fn keep_since(client: &Client, asked: Asked, attr: &mut Attr) -> bool {
-    if client.opens().closes() == asked.closes && client.acache().drops() == asked.drops {
+    let overtaken = client.acache().is_dropped_since(asked.moment, attr.handle());
+    if client.opens().closes() == asked.closes && !overtaken {
         return keep(client, attr);
     }
     merge_own(client, asked.closes, attr)

@@ -96,8 +96,8 @@ pub struct Readdir {
     parent: u64,
     /// When the first of them was asked.
     asked_ns: i64,
-    /// Drops of ncache and acache, and closes, when the question was sent.
-    drops: (u64, u64),
+    /// The moments of ncache and acache, and closes, when the question was sent.
+    moments: (u64, u64),
     closes: u64,
 }
 
@@ -115,7 +115,7 @@ impl Readdir {
             gathered: Vec::new(),
             parent: 0,
             asked_ns: 0,
-            drops: (0, 0),
+            moments: (0, 0),
             closes: 0,
         }
     }
@@ -139,12 +139,18 @@ impl Readdir {
         let server = cx.meta_server(holder)?;
         cx.asks_part_of(dir);
         if self.gathered.is_empty() {
-            self.drops = (client.ncache().drops(), client.acache().drops());
+            self.moments = (client.ncache().moment(), client.acache().moment());
             self.closes = client.opens().closes();
             self.asked_ns = cx.now_ns();
         }
         let max = READDIR_MAX - self.gathered.len() as u32;
-        let request = ReaddirRequest { dir: holder.0, cursor: self.at, max, plus: self.plus };
+        let request = ReaddirRequest {
+            dir: holder.0,
+            cursor: self.at,
+            max,
+            plus: self.plus,
+            no_recall: !self.missing,
+        };
         let mut answer =
             cx.ask(server, request).await.inspect_err(|e| object_failed(client, dir, e))?;
         if let Some(map) = &answer.map {
@@ -189,15 +195,11 @@ impl Readdir {
 
     fn done<N: Net>(&self, cx: &Cx<'_, N>, page: Page) -> Step<ReaddirPage> {
         let (client, now_ns) = (cx.client, cx.now_ns());
-        let names = self.plus && client.ncache().drops() == self.drops.0;
-        let attrs = self.plus && client.acache().drops() == self.drops.1;
-        for entry in &page.entries {
-            if names {
-                let what = Cached::Handle(Handle(entry.handle));
-                client.ncache().fill(self.dir.dir, &entry.name, what, now_ns);
-            }
-            if attrs && let Some(attr) = &entry.attr {
-                client.acache().fill(attr, now_ns);
+        for entry in page.entries.iter().filter(|_| self.plus) {
+            let what = Cached::Handle(Handle(entry.handle));
+            client.ncache().fill_since(self.moments.0, self.dir.dir, &entry.name, what, now_ns);
+            if let Some(attr) = &entry.attr {
+                client.acache().fill_since(self.moments.1, attr, now_ns);
             }
         }
         let page = Arc::new(page);

@@ -35,9 +35,14 @@ pub(crate) async fn readdir(server: &MetaServer, cx: &OpCx, r: ReaddirRequest) -
     let (mut entries, end) =
         if max == 0 { (Vec::new(), false) } else { server.store.list(dir, r.cursor, high, max)? };
     if r.plus {
-        let listed: Vec<Handle> = entries.iter().map(|e| Handle(e.handle)).collect();
-        server.recall_all(cx, &listed).await?;
+        if !r.no_recall {
+            let listed: Vec<Handle> = entries.iter().map(|e| Handle(e.handle)).collect();
+            server.recall_all(cx, &listed).await?;
+        }
         for entry in entries.iter_mut().filter(|e| server.owns(Handle(e.handle))) {
+            if r.no_recall && server.others_may_hold(cx.session, Handle(entry.handle))? {
+                continue;
+            }
             let attr = server.store.attr(Handle(entry.handle))?;
             // A page of long ACLs would not fit a frame: those are asked for one by one.
             let short = attr.filter(|a| a.acl.len() <= ACL_SHORT_BYTES);

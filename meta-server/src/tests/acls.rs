@@ -207,7 +207,8 @@ fn long_acls_do_not_fill_listings() {
         entries.extend((0..500).map(|id| (2, 4, id)));
         entries.extend([(4, 4, ANY), (0x10, 4, ANY), (0x20, 0, ANY)]);
         set(&u, f, XATTR_ACL_ACCESS, acl(&entries)).await.unwrap();
-        let listing = ReaddirRequest { dir: 1, cursor: 0, max: 10, plus: true };
+        let listing =
+            ReaddirRequest { dir: 1, cursor: 0, max: 10, plus: true, ..Default::default() };
         let page = u.ask(0, listing).await.unwrap();
         assert_eq!(page.entries.len(), 1);
         assert!(page.entries[0].attr.is_none());

@@ -59,7 +59,7 @@ fn paths_end_where_another_server_begins() {
             .steps;
         assert_eq!(steps.len(), 1);
         assert!(steps[0].handle == d && steps[0].attr.is_none());
-        let r = ReaddirRequest { dir: 1, cursor: 0, max: 10, plus: true };
+        let r = ReaddirRequest { dir: 1, cursor: 0, max: 10, plus: true, ..Default::default() };
         assert!(u.ask(0, r).await.unwrap().entries[0].attr.is_none());
         assert_eq!(
             code(u.ask(0, ReaddirRequest { dir: d, max: 1, ..Default::default() }).await),

@@ -488,7 +488,7 @@ impl User {
         let mut names = Vec::new();
         let mut cursor = 0;
         loop {
-            let r = ReaddirRequest { dir, cursor, max: 7, plus: false };
+            let r = ReaddirRequest { dir, cursor, max: 7, ..Default::default() };
             let r = self.ask(self.of(dir), r).await.unwrap();
             for entry in r.entries {
                 assert!(entry.cursor > cursor);

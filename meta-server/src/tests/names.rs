@@ -33,7 +33,13 @@ fn cursors_stay_right_while_names_come_and_go() {
         }
         let (mut cursor, mut seen, mut round) = (0, Vec::new(), 0);
         loop {
-            let r = ReaddirRequest { dir: 1, cursor, max: 10, plus: round % 2 == 0 };
+            let r = ReaddirRequest {
+                dir: 1,
+                cursor,
+                max: 10,
+                plus: round % 2 == 0,
+                ..Default::default()
+            };
             let r = u.ask(0, r).await.unwrap();
             for e in &r.entries {
                 assert!(e.cursor > cursor && e.cursor < 1 << 62);
@@ -66,7 +72,7 @@ fn every_cursor_continues_exactly_behind_its_entry() {
         for i in 0..50 {
             u.create(1, &format!("f{i}")).await.unwrap();
         }
-        let all = |cursor, max| ReaddirRequest { dir: 1, cursor, max, plus: false };
+        let all = |cursor, max| ReaddirRequest { dir: 1, cursor, max, ..Default::default() };
         let whole = u.ask(0, all(0, 1_000)).await.unwrap();
         assert!(whole.end && whole.entries.len() == 50 && whole.parent == 1);
         for (i, e) in whole.entries.iter().enumerate() {

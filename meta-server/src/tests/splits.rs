@@ -69,7 +69,7 @@ impl Listing {
     async fn page(&mut self, u: &User, max: u32) -> bool {
         let from = position(self.cursor);
         let holder = self.map.as_ref().map_or(self.dir, |m| m.owner(from).0);
-        let r = ReaddirRequest { dir: holder, cursor: self.cursor, max, plus: false };
+        let r = ReaddirRequest { dir: holder, cursor: self.cursor, max, ..Default::default() };
         let mut answer = match u.ask(u.cluster.owner(holder), r).await {
             Err(e) if e.code == ErrorCode::Moved => {
                 self.map = map_of(u, self.dir).await;

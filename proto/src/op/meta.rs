@@ -364,6 +364,10 @@ pub struct ReaddirRequest {
     /// With attributes, where this server holds them.
     #[prost(bool, tag = "4")]
     pub plus: bool,
+    /// Files of which another session holds back bytes come without attributes; otherwise it is asked
+    /// for them first.
+    #[prost(bool, tag = "5")]
+    pub no_recall: bool,
 }
 /// One directory entry.
 #[derive(Clone, PartialEq, prost::Message)]

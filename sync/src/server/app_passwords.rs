@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn trap19_what_is_remembered_is_forgotten_with_the_password() {
-        let (dir, a, ann) = with_ann();
+        let (_dir, a, ann) = with_ann();
         let app = a.make_app_password(ann.id, "x", 1).unwrap();
         for text in [app.as_str(), "correct horse battery"] {
             a.check_basic("ann", text, "1", 10).unwrap();

@@ -1,9 +1,10 @@
 //! What an operation costs, by the servers' own counters.
+use super::rights::as_nobody;
 use pvfs2_tests::mount::NO_CACHES;
 use pvfs2_tests::wait::{secs, within};
 use pvfs2_tests::{Cluster, Mount, Spec, pattern};
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 /// What `work` made the servers count.
 fn cost(cluster: &Cluster, work: impl FnOnce()) -> pvfs2_tests::metrics::Counters {
@@ -70,6 +71,40 @@ pub fn open_read_close_of_a_small_file_is_at_most_two() {
     assert!(releases <= FILES / 5, "closes without news are told together: {asked:?}");
     assert_eq!(asked.of("io_read"), 0, "{asked:?}");
     assert!(asked.work() >= FILES, "the counters count: {asked:?}");
+}
+
+pub fn names_looked_up_one_after_another_are_listed() {
+    const FILES: u64 = 400;
+    let (cluster, writer) = start();
+    fs::create_dir(writer.path("d")).unwrap();
+    for i in 0..FILES {
+        fs::write(writer.path(&format!("d/{i}")), "x".repeat(i as usize)).unwrap();
+    }
+    fs::set_permissions(writer.path("d"), fs::Permissions::from_mode(0o711)).unwrap();
+    let walk = |mount: &Mount| {
+        let path = |i: u64| mount.path(&format!("d/{i}"));
+        fs::metadata(mount.path("d")).unwrap();
+        cost(&cluster, || {
+            (0..FILES).for_each(|i| assert_eq!(fs::metadata(path(i)).unwrap().len(), i));
+        })
+    };
+    let asked = walk(&cluster.mount("acache-ms=60000,ncache-ms=60000"));
+    assert_eq!(asked.of("lookup"), FILES / 16, "{asked:?}");
+    assert_eq!(asked.of("readdir"), 1, "{asked:?}");
+    assert!(asked.work() <= FILES / 16 + 2, "{asked:?}");
+    // Off, and with caches that keep nothing.
+    for options in ["acache-ms=60000,ncache-ms=60000,nostatahead", NO_CACHES] {
+        let asked = walk(&cluster.mount(options));
+        assert!(asked.of("lookup") >= FILES && asked.of("readdir") == 0, "{options}: {asked:?}");
+    }
+    // Whoever may not list the directory looks names up all the same.
+    fs::set_permissions(cluster.dir(), fs::Permissions::from_mode(0o711)).unwrap();
+    let other = cluster.mount("acache-ms=60000,ncache-ms=60000");
+    let asked = cost(&cluster, || {
+        let script = format!("print(sum(os.stat(f'{{p}}/{{i}}').st_size for i in range({FILES})))");
+        assert_eq!(as_nobody(&other.path("d"), &script), (FILES * (FILES - 1) / 2).to_string());
+    });
+    assert!(asked.of("lookup") >= FILES, "{asked:?}");
 }
 
 pub fn one_mebibyte_over_four_servers_is_one_request_to_each() {
