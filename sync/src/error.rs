@@ -28,6 +28,9 @@ pub enum SyncError {
     /// The directory that everything lies in is not the one it was (unmounted?). Nothing is changed.
     #[error("nothing done: {0}")]
     RootLost(String),
+    /// The user's store stands still for a while: it is being moved or loaded. Reading may go on.
+    #[error("changes must wait: {0}")]
+    Held(String),
     /// Bytes are not what their hash says.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -85,7 +88,7 @@ impl SyncError {
             Self::Busy(_) => 429,
             Self::Damaged(_) => 422,
             Self::Epoch => 410,
-            Self::RootLost(_) | Self::Net(_) => 503,
+            Self::RootLost(_) | Self::Held(_) | Self::Net(_) => 503,
             Self::Io { .. } | Self::Db(_) | Self::Crash => 500,
         }
     }

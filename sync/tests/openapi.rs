@@ -60,7 +60,7 @@ fn the_server_answers_what_the_document_says_and_refuses_the_rest() {
     let base = format!("https://{}{}", server.addr, doc["servers"][0]["url"].as_str().unwrap());
     for path in doc["paths"].as_object().unwrap().keys() {
         let uri = format!("{base}{}", path.replace("{id}", "1").replace("{rev}", "1"));
-        let uri = uri.replace("{key}", "k");
+        let uri = uri.replace("{key}", "k").replace("{name}", "n");
         for method in METHODS {
             let request = ureq::http::Request::builder().method(method.to_uppercase().as_str());
             let answer = agent.run(request.uri(&uri).body(()).unwrap()).unwrap();
@@ -155,4 +155,94 @@ fn bodies_have_the_fields_of_the_document() {
         doc["components"]["schemas"]["NodeInfo"]["properties"]["kind"]["enum"],
         json!([Kind::File, Kind::Dir])
     );
+}
+
+#[test]
+fn management_answers_as_the_document_says_and_only_to_administrators() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, other) = (dir.path().join("root"), dir.path().join("other"));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    let options =
+        Options { begin: Begin::New, ..Options::new(root, "127.0.0.1:0".parse().unwrap()) };
+    let server = Running::start(&options).unwrap();
+    let (agent, doc) = (common::agent(&server), document());
+    let base = format!("https://{}/api/v1", server.addr);
+    let token = |name: &str, admin| {
+        let user = server.app.accounts.create(name, "correct horse", admin, None, 1).unwrap();
+        let now = pvfs2_sync::server::users::now_ms();
+        server.app.accounts.begin_session(user.id, "dev", now).unwrap().0
+    };
+    let (admin, ann) = (token("boss", true), token("ann", false));
+    let ask = |token: &str, method: &str, path: &str, body: Value| -> (u16, Value) {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{base}{path}"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json");
+        let mut answer = match method {
+            "GET" => agent.run(request.body(()).unwrap()).unwrap(),
+            _ => agent.run(request.body(body.to_string()).unwrap()).unwrap(),
+        };
+        let text = answer.body_mut().read_to_string().unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::Null))
+    };
+    let ended = || loop {
+        let (_, jobs) = ask(&admin, "GET", "/admin/jobs", Value::Null);
+        if jobs[0]["ended_ms"] != json!(0) {
+            assert_eq!(jobs[0]["ok"], json!(true), "{}", jobs[0]);
+            return jobs;
+        }
+        std::thread::yield_now();
+    };
+    let user =
+        ask(&admin, "POST", "/admin/users", json!({"name": "bob", "password": "correct horse"}));
+    assert_eq!(user.0, 200, "{user:?}");
+    fits(&doc, "AdminUser", &user.1);
+    let id = user.1["id"].as_i64().unwrap();
+    let set =
+        ask(&admin, "PUT", &format!("/admin/users/{id}"), json!({"quota": 5, "disabled": true}));
+    assert_eq!((&set.1["quota"], &set.1["disabled"]), (&json!(5), &json!(true)));
+    let own = ask(&admin, "PUT", "/admin/users/1", json!({"disabled": true}));
+    assert_eq!(own.0, 400, "nobody keeps out themselves");
+    let route = ask(&admin, "POST", "/admin/routes", json!({"name": "disk2", "path": other}));
+    fits(&doc, "RouteInfo", &route.1);
+    let job = ask(&admin, "POST", &format!("/admin/users/{id}/move"), json!({"route": 1}));
+    assert_eq!(job.0, 202);
+    fits(&doc, "Job", &job.1);
+    ended();
+    assert_eq!(ask(&admin, "DELETE", "/admin/routes/1", Value::Null).0, 409, "bob lies there");
+    assert_eq!(ask(&admin, "POST", "/admin/backups", json!({"user": "bob"})).0, 202);
+    ended();
+    let backups = ask(&admin, "GET", "/admin/backups", Value::Null).1;
+    fits(&doc, "Backup", &backups[0]);
+    fits(&doc, "SavedStore", &backups[0]["users"][0]);
+    let name = backups[0]["name"].as_str().unwrap().to_owned();
+    for act in ["verify", "load"] {
+        let path = format!("/admin/backups/{name}/{act}");
+        assert_eq!(ask(&admin, "POST", &path, json!({})).0, 202);
+        ended();
+    }
+    assert_eq!(ask(&admin, "DELETE", &format!("/admin/backups/{name}"), Value::Null).0, 202);
+    ended();
+    let opened = ask(&admin, "POST", "/admin/ports", json!({"address": "127.0.0.1:0"}));
+    fits(&doc, "PortState", &opened.1[1]);
+    let audit = ask(&admin, "GET", "/admin/audit?who=boss", Value::Null).1;
+    fits(&doc, "AuditEntry", &audit[0]);
+    let said = audit.to_string();
+    for what in ["opened port", "done: move the store of bob to disk2", "made user bob"] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
+    // For anybody else none of it is there.
+    for (path, methods) in doc["paths"].as_object().unwrap() {
+        if path.starts_with("/admin") {
+            let path = path.replace("{id}", "1").replace("{name}", &name);
+            for method in methods.as_object().unwrap().keys() {
+                let body = json!({"name": "x", "path": "/", "password": "p", "route": 0,
+                                  "address": "127.0.0.1:0", "user": ""});
+                let got = ask(&ann, &method.to_uppercase(), &path, body);
+                assert_eq!(got.0, 404, "{method} {path}");
+            }
+        }
+    }
 }

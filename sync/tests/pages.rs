@@ -297,6 +297,80 @@ fn an_administrator_manages_users() {
 }
 
 #[test]
+fn an_administrator_manages_storage_ports_and_backups() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, other) = (dir.path().join("root"), dir.path().join("other"));
+    for path in [&root, &other] {
+        std::fs::create_dir(path).unwrap();
+    }
+    let server = server(&root);
+    let password = server.first_admin().unwrap().unwrap();
+    let mut b = Browser::new(&server);
+    b.post("/login", &format!("user=admin&password={password}"));
+    let mut ann = Browser::new(&server);
+    ann.post("/signup", "user=ann&password=correct+horse");
+    ann.upload(1, "a.txt", "hello");
+    let pages = ["routes", "ports", "backups", "audit", "live"].map(|p| format!("/admin/{p}"));
+    for path in &pages {
+        assert_eq!(b.get(path).status, 200, "{path}");
+        assert_eq!(ann.get(path).status, 404, "{path}");
+    }
+    let ended = |b: &mut Browser, what: &str| loop {
+        let text = b.get("/admin/live").text;
+        if !text.contains("under way</td>") {
+            assert!(text.contains(what) && !text.contains("class=\"bad\""), "{text}");
+            return;
+        }
+        std::thread::yield_now();
+    };
+    let form = format!("name=disk2&path={}", other.display());
+    assert_eq!(ann.post("/admin/routes", &form).status, 404);
+    let again = b.post("/admin/routes", "name=xx&path=/nowhere");
+    assert!(again.status == 503 && again.text.contains("no directory"), "{}", again.text);
+    assert_eq!(b.post("/admin/routes", &form).location, "/admin/routes");
+    let text = b.get("/admin/routes").text;
+    assert!(text.contains("disk2") && text.contains("free of"), "{text}");
+    assert_eq!(b.post("/admin/users/2/move", "route=1").location, "/admin/routes");
+    ended(&mut b, "move the store of ann to disk2");
+    assert!(other.join("ann/a.txt").exists() && !root.join("ann").exists());
+    let file = id_before(&ann.get("/files/1").text, "/download/", "a.txt");
+    assert_eq!(ann.get(&format!("/download/{file}")).text, "hello");
+    b.post("/admin/routes/1/default", "");
+    let mut bob = Browser::new(&server);
+    bob.post("/signup", "user=bob&password=correct+horse");
+    bob.upload(1, "b.txt", "hello");
+    assert!(other.join("bob/b.txt").exists(), "new users' stores begin there");
+
+    assert_eq!(b.post("/admin/backups", "user=").location, "/admin/backups");
+    ended(&mut b, "backup of all users");
+    let text = b.get("/admin/backups").text;
+    let at = text.find("/admin/backups/2").unwrap() + 15;
+    let name = text[at..].split('/').next().unwrap().to_owned();
+    ann.upload(1, "later.txt", "x");
+    let unsure = b.post(&format!("/admin/backups/{name}/load"), "user=ann");
+    assert_eq!(unsure.status, 400, "{}", unsure.text);
+    assert_eq!(b.post("/admin/backups/..%2Fx/load", "user=&sure=yes").status, 404);
+    b.post(&format!("/admin/backups/{name}/load"), "user=ann&sure=yes");
+    ended(&mut b, "load backup");
+    assert!(!ann.get("/files/1").text.contains("later.txt"));
+    b.post(&format!("/admin/backups/{name}/verify"), "");
+    ended(&mut b, "every byte is as it was written");
+    b.post(&format!("/admin/backups/{name}/drop"), "");
+    ended(&mut b, "removed");
+    assert!(!b.get("/admin/backups").text.contains(&format!("/admin/backups/{name}/load")));
+
+    let old = server.addr.to_string();
+    assert_eq!(b.post("/admin/ports/drain", &format!("address={old}")).status, 400);
+    assert_eq!(b.post("/admin/ports", "address=nonsense").status, 400);
+    b.post("/admin/ports", "address=127.0.0.1%3A0");
+    let text = b.get("/admin/ports").text;
+    assert_eq!(text.matches("<td>open</td>").count(), 2, "{text}");
+    let audit = b.get("/admin/audit?who=admin").text;
+    assert!(audit.contains("opened port 127.0.0.1:") && !audit.contains("account made"), "{audit}");
+    assert!(b.get("/admin/audit").text.contains("account made"));
+}
+
+#[test]
 fn a_folder_comes_as_a_zip_that_programs_open() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path());

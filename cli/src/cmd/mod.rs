@@ -18,6 +18,7 @@ pub mod server;
 pub mod stat;
 pub mod statfs;
 pub mod sync;
+pub mod sync_admin;
 pub mod umount;
 pub mod viewdist;
 

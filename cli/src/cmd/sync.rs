@@ -1,5 +1,6 @@
 //! `pvfs2 sync`: the thin sync service. Its server, and the daemon and tools of a device; all of them
 //! are in the crate `pvfs2-sync`, this file is their command line.
+use super::sync_admin::{self, BackupCommand, RootArgs};
 use crate::output;
 use crate::signals::StopSignals;
 use anyhow::{Context, Result, bail};
@@ -39,6 +40,11 @@ pub enum What {
     Quickstart(QuickstartArgs),
     /// Start the service
     Serve(ServeArgs),
+    /// Make, list, check and load backups, with the server stopped
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Let every device begin anew (nothing is deleted), after an older state of the root was put back
+    NewEpoch(RootArgs),
     /// Sign this device in and choose its folder
     Setup(SetupArgs),
     /// Keep the folder in step until stopped
@@ -165,6 +171,8 @@ pub fn run(args: SyncArgs) -> Result<()> {
     match args.what {
         What::Quickstart(a) => quickstart(a),
         What::Serve(a) => serve(a),
+        What::Backup(a) => sync_admin::backup(a),
+        What::NewEpoch(a) => sync_admin::new_epoch(a),
         What::Setup(a) => setup(a),
         What::Daemon(a) => run_daemon(a),
         What::Now(a) => now(a),

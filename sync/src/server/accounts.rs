@@ -131,7 +131,7 @@ fn check_password(password: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn user_of(r: &Row) -> rusqlite::Result<User> {
+pub(super) fn user_of(r: &Row) -> rusqlite::Result<User> {
     Ok(User {
         id: r.get(0)?,
         name: r.get(1)?,
@@ -141,7 +141,7 @@ fn user_of(r: &Row) -> rusqlite::Result<User> {
     })
 }
 
-const USER: &str = "id, name, admin, quota, disabled";
+pub(super) const USER: &str = "id, name, admin, quota, disabled";
 
 pub(super) fn hash_password(password: &str) -> Result<String> {
     let salt = secret::<16>().map_err(|e| SyncError::io("random bytes", e))?;
@@ -383,29 +383,6 @@ impl Accounts {
         tx.commit()?;
         self.remembered.forget();
         Ok(())
-    }
-
-    /// Writes down who did what.
-    ///
-    /// # Errors
-    /// Database.
-    pub fn audit(&self, who: &str, what: &str, now_ms: i64) -> Result<()> {
-        self.db
-            .lock()
-            .execute("INSERT INTO audit VALUES (?1, ?2, ?3)", params![now_ms, who, what])?;
-        Ok(())
-    }
-
-    /// The last entries of the audit, newest first: when, who, what.
-    ///
-    /// # Errors
-    /// Database.
-    pub fn audited(&self, count: u32) -> Result<Vec<(i64, String, String)>> {
-        let db = self.db.lock();
-        let mut q =
-            db.prepare_cached("SELECT at_ms, who, what FROM audit ORDER BY rowid DESC LIMIT ?1")?;
-        let rows = q.query_map([count], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 }
 

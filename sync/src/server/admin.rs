@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 type Page = std::result::Result<Response, Response>;
 const MIB: u64 = 1 << 20;
-/// So many entries of the audit are shown.
-const AUDIT_ROWS: u32 = 50;
+/// So many entries of the audit are shown here; all of them have a page.
+const AUDIT_ROWS: u32 = 10;
 
-fn only_admin(who: &Who) -> Result<()> {
+pub(super) fn only_admin(who: &Who) -> Result<()> {
     if who.session.user.admin {
         Ok(())
     } else {
@@ -25,7 +25,7 @@ fn only_admin(who: &Who) -> Result<()> {
     }
 }
 
-fn quota(text: &str) -> Result<Option<u64>> {
+pub(super) fn quota(text: &str) -> Result<Option<u64>> {
     match text.trim() {
         "" => Ok(None),
         n => match n.parse::<u64>().ok().and_then(|n| n.checked_mul(MIB)) {
@@ -54,8 +54,8 @@ pub async fn users(State(app): State<App>, who: Who) -> Page {
                 used,
             });
         }
-        let audit = app.accounts.audited(AUDIT_ROWS)?;
-        let audit = audit.into_iter().map(|(ms, who, what)| (time(ms), who, what)).collect();
+        let audit = app.accounts.audited("", 0, AUDIT_ROWS)?;
+        let audit = audit.into_iter().map(|e| (time(e.at_ms), e.who, e.what)).collect();
         let keep = KEEP.iter().zip(app.accounts.keep_days()?);
         let keep = keep.map(|((key, what, _), days)| (*key, *what, days)).collect();
         let swept = app.swept.lock().map_or(String::new(), |(ms, done)| {
@@ -138,19 +138,35 @@ pub async fn change(
 ) -> Page {
     page(move || {
         only_admin(&who)?;
-        let (user, quota) = (app.accounts.user(id)?, quota(&form.quota)?);
-        let disabled = form.disabled == "yes";
-        if disabled && id == who.session.user.id {
-            return Err(SyncError::Invalid("you cannot keep yourself out".into()));
-        }
-        app.accounts.set_user(id, quota, disabled)?;
-        app.worker(&user)?.store.lock().set_quota(quota);
-        if !form.password.is_empty() {
-            app.accounts.set_password(&user, &form.password)?;
-        }
-        let what = format!("changed user {}", user.name);
-        app.accounts.audit(&who.session.user.name, &what, now_ms())
+        let (quota, disabled) = (quota(&form.quota)?, form.disabled == "yes");
+        let user = &who.session.user;
+        set_user(&app, &user.name, user.id, id, quota, disabled, &form.password)
     })
     .await?;
     Ok(to("/admin"))
+}
+
+/// Sets an account's quota, whether it is kept out, and a password if it is not empty.
+///
+/// # Errors
+/// [`SyncError::Invalid`] for one who would keep out themselves; as the accounts say.
+pub(super) fn set_user(
+    app: &App,
+    who: &str,
+    own: i64,
+    id: i64,
+    quota: Option<u64>,
+    disabled: bool,
+    password: &str,
+) -> Result<()> {
+    let user = app.accounts.user(id)?;
+    if disabled && id == own {
+        return Err(SyncError::Invalid("you cannot keep yourself out".into()));
+    }
+    app.accounts.set_user(id, quota, disabled)?;
+    app.worker(&user)?.store.lock().set_quota(quota);
+    if !password.is_empty() {
+        app.accounts.set_password(&user, password)?;
+    }
+    app.accounts.audit(who, &format!("changed user {}", user.name), now_ms())
 }

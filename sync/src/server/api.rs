@@ -108,7 +108,7 @@ pub async fn changes(
             Ok(found)
         })
         .await?;
-        let nothing = found.nodes.is_empty() && found.next == q.since;
+        let nothing = found.nodes.is_empty() && found.next == q.since && !who.worker.is_retired();
         let news = tokio::select! {
             changed = tokio::time::timeout_at(deadline, watch.changed()), if nothing => changed.is_ok(),
             _ = closing.wait_for(|c| *c), if nothing => false,

@@ -5,7 +5,7 @@
 //! something must also come from our own pages, told by Origin (trap 19).
 use super::accounts::Session;
 use super::users::{Users, Worker, now_ms};
-use super::{admin, api, content, dav, metrics, share_pages, web, zip};
+use super::{admin, admin_api, api, content, dav, manage, metrics, share_pages, web, zip};
 use crate::error::{Result, SyncError};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, FromRequestParts, Request, State};
@@ -217,7 +217,21 @@ pub fn router(app: App) -> Router {
         .route("/purge/{id}", post(api::purge))
         .route("/openapi.json", get(api::openapi))
         .route("/devices", get(api::devices))
-        .route("/devices/{id}", axum::routing::delete(api::end_device));
+        .route("/devices/{id}", axum::routing::delete(api::end_device))
+        .route("/admin/users", get(admin_api::users).post(admin_api::new_user))
+        .route("/admin/users/{id}", put(admin_api::set_user))
+        .route("/admin/users/{id}/move", post(admin_api::move_user))
+        .route("/admin/routes", get(admin_api::routes).post(admin_api::add_route))
+        .route("/admin/routes/{id}", axum::routing::delete(admin_api::drop_route))
+        .route("/admin/routes/{id}/default", post(admin_api::default_route))
+        .route("/admin/ports", get(admin_api::ports).post(admin_api::open_port))
+        .route("/admin/ports/drain", post(admin_api::drain_port))
+        .route("/admin/backups", get(admin_api::backups).post(admin_api::make_backup))
+        .route("/admin/backups/{name}", axum::routing::delete(admin_api::drop_backup))
+        .route("/admin/backups/{name}/load", post(admin_api::load_backup))
+        .route("/admin/backups/{name}/verify", post(admin_api::verify_backup))
+        .route("/admin/jobs", get(admin_api::jobs))
+        .route("/admin/audit", get(admin_api::audit));
     let pages = Router::new()
         .route("/", get(web::home))
         .route("/login", get(web::login_page).post(web::login))
@@ -252,6 +266,19 @@ pub fn router(app: App) -> Router {
         .route("/admin/keep", post(admin::keep))
         .route("/admin/users", post(admin::create))
         .route("/admin/users/{id}", post(admin::change))
+        .route("/admin/users/{id}/move", post(manage::move_user))
+        .route("/admin/routes", get(manage::routes).post(manage::add_route))
+        .route("/admin/routes/{id}/default", post(manage::default_route))
+        .route("/admin/routes/{id}/drop", post(manage::drop_route))
+        .route("/admin/ports", get(manage::ports).post(manage::open_port))
+        .route("/admin/ports/drain", post(manage::drain_port))
+        .route("/admin/backups", get(manage::backups).post(manage::make_backup))
+        .route("/admin/backups/dir", post(manage::backup_dir))
+        .route("/admin/backups/{name}/load", post(manage::load_backup))
+        .route("/admin/backups/{name}/verify", post(manage::verify_backup))
+        .route("/admin/backups/{name}/drop", post(manage::drop_backup))
+        .route("/admin/audit", get(manage::audit))
+        .route("/admin/live", get(manage::live))
         .route("/style.css", get(web::style))
         .route("/metrics", get(metrics::show))
         .route("/healthz", get(|| async { "ok\n" }));

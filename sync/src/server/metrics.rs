@@ -17,6 +17,14 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct Requests(Mutex<BTreeMap<(String, u16), (u64, Duration)>>);
 
+impl Requests {
+    /// How many were answered.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.lock().values().map(|(n, _)| n).sum()
+    }
+}
+
 /// The first words of the paths that there are; what is beneath them is not told apart.
 const PAGES: [&str; 18] = [
     "",
@@ -38,7 +46,8 @@ const PAGES: [&str; 18] = [
     "trash",
     "zip",
 ];
-const API: [&str; 14] = [
+const API: [&str; 15] = [
+    "admin",
     "batch",
     "changes",
     "devices",

@@ -5,24 +5,43 @@
 //! | [`accounts`] | users, passwords (argon2id), sessions (kept hashed), limits on attempts |
 //! | [`root`] | which store lies in the root, whether it is still there, whether one may begin |
 //! | [`users`] | who has a store open: one worker per user, one writer per database |
+//! | [`local`] | the server's own database: storage routes, where each store lies, settings |
+//! | [`replace`], [`copying`] | a store takes another's place, step by step; copies that are checked |
+//! | [`backups`], [`loading`], [`exported`] | backups made, listed, read again, loaded; accounts in them |
+//! | [`audit`] | who did what |
+//! | [`jobs`] | long work of the administrator, one at a time |
 //! | [`metrics`] | counters for Prometheus |
 //! | [`settings`], [`sweep`] | how long what is kept; the round that drops it |
 //! | [`http`] | the routes, who is asking, errors as statuses, headers |
 //! | [`api`], [`content`] | the API's requests; bytes in and out |
 //! | [`dav`], [`app_passwords`] | the WebDAV door; the passwords made for its programs |
+//! | [`manage`], [`admin_api`] | management of routes, ports, backups: pages, and the same for programs |
 //! | [`web`], [`admin`], [`pages`] | pages, usable without JavaScript |
 //! | [`shares`], [`share_pages`], [`zip`] | links for people without an account; folders as one file |
-//! | [`serve`], [`running`] | certificate, listener, connections; the server as a whole |
+//! | [`serve`], [`ports`] | certificate, connections; where it listens, changed while it runs |
+//! | [`running`] | the server as a whole |
 pub mod accounts;
 pub mod admin;
+pub mod admin_api;
 pub mod api;
 pub mod app_passwords;
+pub mod audit;
+pub mod backups;
 pub mod content;
+pub mod copying;
 pub mod dav;
+pub mod exported;
 pub mod http;
+pub mod jobs;
 pub mod limits;
+pub mod loading;
+pub mod local;
+pub mod manage;
+pub mod manage_pages;
 pub mod metrics;
 pub mod pages;
+pub mod ports;
+pub mod replace;
 pub mod root;
 pub mod running;
 pub mod serve;

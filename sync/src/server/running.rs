@@ -1,7 +1,8 @@
 //! A server as a whole, on threads of its own: what `pvfs2 sync serve` and `quickstart` start and stop.
-use super::http::App;
+use super::http::{self, App};
+use super::ports::Ports;
 use super::root::Begin;
-use super::serve::{Identity, bind, self_signed, serve, tls};
+use super::serve::{Identity, self_signed, tls};
 use super::sweep;
 use super::users::{SERVICE_DIR, Users, now_ms};
 use crate::error::{Result, SyncError};
@@ -87,15 +88,20 @@ impl Running {
             .enable_all()
             .build()
             .map_err(|e| SyncError::io("runtime", e))?;
-        let listener = runtime.block_on(bind(options.listen))?;
-        let addr = listener.local_addr().map_err(|e| SyncError::io("address", e))?;
-        let (stop, stopped) = watch::channel(false);
+        let (stop, mut stopped) = watch::channel(false);
+        let router = http::router(app.clone());
+        let ports = Arc::new(Ports::new(runtime.handle().clone(), config, router, stopped.clone()));
+        let addr = open_ports(&app, &ports, options.listen)?;
+        let _ = app.ports.set(Arc::downgrade(&ports));
         let (serving, every) = (app.clone(), options.sweep_every);
         let thread = std::thread::Builder::new()
             .name("sync-serve".into())
             .spawn(move || {
-                runtime.spawn(sweep::run(serving.clone(), every, stopped.clone()));
-                runtime.block_on(serve(listener, config, serving, stopped));
+                runtime.spawn(sweep::run(serving, every, stopped.clone()));
+                runtime.block_on(async {
+                    let _ = stopped.wait_for(|s| *s).await;
+                    ports.ended().await;
+                });
             })
             .map_err(|e| SyncError::io("thread", e))?;
         Ok(Self { addr, app, cert: identity.cert, stop, thread: Some(thread) })
@@ -113,6 +119,22 @@ impl Running {
         self.app.accounts.create("admin", &password, true, None, now_ms())?;
         Ok(Some(password))
     }
+}
+
+/// Opens what was set, as far as that can be, else what was given.
+fn open_ports(app: &App, ports: &Ports, given: SocketAddr) -> Result<SocketAddr> {
+    let mut first = None;
+    for addr in app.listen(given) {
+        match ports.open(addr) {
+            Ok(addr) => first = first.or(Some(addr)),
+            Err(e) => tracing::error!(error = %e, "a port that was set"),
+        }
+    }
+    let addr = first.map_or_else(|| ports.open(given), Ok)?;
+    app.local.set_word("listen.given", &given.to_string())?;
+    let now: Vec<String> = ports.list().into_iter().map(|p| p.address).collect();
+    app.local.set_word("listen.now", &now.join(" "))?;
+    Ok(addr)
 }
 
 impl Drop for Running {

@@ -1,8 +1,9 @@
 //! The listener: TLS always (rustls, TLS 1.2 and 1.3), with a certificate that is given or one that is
 //! made at the first start and signed by itself. Connections are bounded in number, and in the time
 //! that a handshake and a request's head may take.
-use super::http::{self, App, Peer};
+use super::http::Peer;
 use crate::error::{Result, SyncError};
+use axum::Router;
 use axum::extract::Extension;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -10,15 +11,14 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-const CONNECTIONS_MAX: usize = 2_000;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 /// Requests that are under way get so long when the server ends.
@@ -78,37 +78,52 @@ pub fn tls(identity: &Identity) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Binds an address.
-///
-/// # Errors
-/// I/O, with the address.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|e| SyncError::io(format!("listen on {addr}"), e))
+/// What a listener shares with the others and with who closes it.
+#[derive(Debug)]
+pub struct Doors {
+    /// How many connections there may be, over all listeners.
+    pub room: Arc<Semaphore>,
+    /// How many this one has.
+    pub open: Arc<AtomicUsize>,
+    /// No more connections, and those that are there end after their request.
+    pub drain: watch::Receiver<bool>,
+    /// The server ends.
+    pub end: watch::Receiver<bool>,
 }
 
-async fn ended(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|s| *s).await.map(|_| ());
+async fn said(what: &mut watch::Receiver<bool>) {
+    // Whoever could have said it is gone: that says it too.
+    let _ = what.wait_for(|s| *s).await.map(|_| ());
 }
 
-/// Serves until `stop` says true, then lets requests that are under way end.
+/// Counts a connection while it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Takes connections until it is told to drain, or the server ends.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    app: App,
-    mut stop: watch::Receiver<bool>,
+    router: Router,
+    mut doors: Doors,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let router = http::router(app);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = tokio::select! {
-            p = room.clone().acquire_owned() => p,
-            () = ended(&mut stop) => break,
+            p = doors.room.clone().acquire_owned() => p,
+            () = said(&mut doors.drain) => return,
+            () = said(&mut doors.end) => return,
         };
-        let Ok(permit) = permit else { break };
+        let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
             a = listener.accept() => a,
-            () = ended(&mut stop) => break,
+            () = said(&mut doors.drain) => return,
+            () = said(&mut doors.end) => return,
         };
         let (stream, peer) = match accepted {
             Ok(found) => found,
@@ -119,10 +134,13 @@ pub async fn serve(
                 continue;
             }
         };
-        let (acceptor, mut stop) = (acceptor.clone(), stop.clone());
+        doors.open.fetch_add(1, Ordering::AcqRel);
+        let counted = Counted(doors.open.clone());
+        let (acceptor, mut drain, mut end) =
+            (acceptor.clone(), doors.drain.clone(), doors.end.clone());
         let router = router.clone().layer(Extension(Peer(peer)));
         tokio::spawn(async move {
-            let _permit = permit;
+            let _held = (permit, counted);
             let _ = stream.set_nodelay(true);
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await
             else {
@@ -134,15 +152,15 @@ pub async fn serve(
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
-                _ = connection.as_mut() => {}
-                () = ended(&mut stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = tokio::time::timeout(DRAIN, connection).await;
-                }
+                _ = connection.as_mut() => return,
+                () = said(&mut drain) => connection.as_mut().graceful_shutdown(),
+                () = said(&mut end) => connection.as_mut().graceful_shutdown(),
             }
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = said(&mut end) => {}
+            }
+            let _ = tokio::time::timeout(DRAIN, connection).await;
         });
     }
-    // All permits back: every connection has ended.
-    let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(DRAIN, room.acquire_many(all)).await;
 }

@@ -132,6 +132,21 @@ impl Accounts {
         Ok(q.query_map([user], share_of)?.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Ends the shares that were made after `at_ms`, and those of nodes that are not in `live`, which
+    /// is sorted: the user's store was taken back to what it was then.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn end_shares_after(&self, user: UserId, at_ms: i64, live: &[NodeId]) -> Result<()> {
+        let all = self.shares(user, 0)?;
+        let db = self.db.lock();
+        db.execute("DELETE FROM share WHERE user = ?1 AND created_ms > ?2", [user, at_ms])?;
+        for gone in all.iter().filter(|s| live.binary_search(&s.node).is_err()) {
+            db.execute("DELETE FROM share WHERE id = ?1", [gone.id])?;
+        }
+        Ok(())
+    }
+
     /// Ends a share.
     ///
     /// # Errors

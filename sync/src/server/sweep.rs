@@ -16,6 +16,7 @@ impl Users {
     /// # Errors
     /// The accounts' database; [`SyncError::RootLost`].
     pub fn sweep(&self) -> Result<Expired> {
+        self.jobs.between(|| self.finish_swaps());
         let ages = self.accounts.ages()?;
         let mut all = Expired::default();
         for user in self.accounts.users()? {
@@ -32,7 +33,11 @@ impl Users {
                             break;
                         }
                     }
-                    Err(e @ SyncError::RootLost(_)) => return Err(e),
+                    // Another round will find it.
+                    Err(SyncError::Held(_)) => break,
+                    Err(e @ SyncError::RootLost(_)) if self.root().check().is_err() => {
+                        return Err(e);
+                    }
                     Err(e) => {
                         tracing::error!(user = user.name, error = %e, "expiry");
                         break;

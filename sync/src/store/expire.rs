@@ -76,6 +76,7 @@ impl Store {
     /// # Errors
     /// Database and I/O.
     pub fn expire(&mut self, ages: &Ages) -> Result<Expired> {
+        self.may_change()?;
         let mut done = Expired::default();
         if let Some(age) = ages.trash_ms {
             done.trash = self.expire_trash(age)?;

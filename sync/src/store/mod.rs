@@ -14,6 +14,7 @@
 //! | files renamed | as above | the same again does nothing |
 //! | note struck out | as above | done |
 mod expire;
+pub mod held;
 mod ops;
 mod props;
 mod redo;
@@ -48,6 +49,7 @@ pub struct Store {
     clock: Clock,
     epoch: String,
     quota: Option<u64>,
+    held: Option<String>,
 }
 
 impl std::fmt::Debug for Store {
@@ -175,7 +177,7 @@ impl Store {
     ) -> Result<Self> {
         schema::apply(&db, epoch)?;
         let epoch = db.query_row("SELECT v FROM text WHERE k = 'epoch'", [], |r| r.get(0))?;
-        let mut store = Self { db, files, clock, epoch, quota };
+        let mut store = Self { db, files, clock, epoch, quota, held: None };
         store.files.check_root()?;
         store.recover()?;
         store.drop_stale_uploads()?;
@@ -325,6 +327,9 @@ impl Store {
     /// # Errors
     /// Database.
     pub fn acknowledge(&mut self, device: &str, name: &str, rev: i64) -> Result<()> {
+        if self.held.is_some() {
+            return Ok(()); // it says so again with its next question
+        }
         let now = (self.clock)();
         self.db.execute(
             "INSERT INTO device (id, name, acked, seen_ms) VALUES (?1, ?2, ?3, ?4) \
@@ -340,6 +345,7 @@ impl Store {
     /// # Errors
     /// Database.
     pub fn forget_device(&mut self, device: &str) -> Result<()> {
+        self.may_change()?;
         self.db.execute("DELETE FROM device WHERE id = ?1", [device])?;
         Ok(())
     }

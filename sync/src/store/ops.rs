@@ -61,6 +61,7 @@ fn depth_below(db: &Connection, id: NodeId) -> Result<usize> {
 impl Store {
     /// Before each change: the folder is there, and nothing is left over from the one before.
     pub(super) fn begin(&mut self) -> Result<i64> {
+        self.may_change()?;
         self.files.check_root()?;
         self.recover()?;
         Ok((self.clock)())

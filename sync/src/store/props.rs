@@ -96,6 +96,7 @@ impl Store {
     /// # Errors
     /// Database.
     pub fn copy_props(&mut self, from: NodeId, to: NodeId) -> Result<()> {
+        self.may_change()?;
         self.db.execute(
             "INSERT OR REPLACE INTO prop SELECT ?2, ns, name, xml FROM prop WHERE node = ?1",
             [from, to],
@@ -118,7 +119,7 @@ impl Store {
     /// # Errors
     /// Database.
     pub fn remember_sums(&mut self, hash: &str, sums: &str) -> Result<()> {
-        if let Some(hash) = unhex::<32>(hash) {
+        if let Some(hash) = unhex::<32>(hash).filter(|_| self.held.is_none()) {
             self.db
                 .prepare_cached("INSERT OR IGNORE INTO sum VALUES (?1, ?2)")?
                 .execute(params![hash, sums])?;

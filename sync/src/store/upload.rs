@@ -200,6 +200,7 @@ impl Store {
     /// # Errors
     /// [`SyncError::Full`], [`SyncError::NotFound`].
     pub fn upload_grow(&mut self, id: &str, size: u64) -> Result<()> {
+        self.may_change()?;
         let tx = self.db.transaction()?;
         let sql = "SELECT size FROM upload WHERE id = ?1";
         let now: Option<i64> = tx.query_row(sql, [id], |r| r.get(0)).optional()?;
