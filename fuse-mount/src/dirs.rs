@@ -11,14 +11,20 @@
 //! | 2 | everything |
 //! | n > 2 | the entries after cursor n - 2 |
 //!
+//! The kernel keeps a listing too, and looks by itself whether the directory has changed through this
+//! mount; it is told to use that again as long as names are believed ([`Listed`]).
+//!
 //! Invariant: a page with attributes serves only as long as this mount has changed nothing since it
 //! was begun, because the kernel would believe the older size of a file written in between.
 use crate::attrs::{file_attr, file_type};
 use crate::fuse_ops::Shared;
 use crate::inodes::Inodes;
-use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use fuser::{
+    FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
+};
 use parking_lot::Mutex;
 use pvfs2_client::sys;
+use pvfs2_client::timed_map::TimedMap;
 use pvfs2_proto::attr::mode;
 use pvfs2_proto::op::Dirent;
 use pvfs2_proto::{Attr, Handle};
@@ -58,12 +64,14 @@ pub struct DirHandle {
     /// Pages as `client-lib` keeps them, and how often this mount had changed something when they
     /// were begun.
     pages: Mutex<(u64, Arc<sys::DirHandle>)>,
+    /// The kernel was told to use the listing that it has.
+    pub kept: bool,
 }
 
 impl DirHandle {
     /// A directory just opened.
-    pub fn new(dir: Handle) -> DirHandle {
-        DirHandle { dir, pages: Mutex::new((0, sys::DirHandle::new(dir))) }
+    pub fn new(dir: Handle, kept: bool) -> DirHandle {
+        DirHandle { dir, pages: Mutex::new((0, sys::DirHandle::new(dir))), kept }
     }
 
     /// The pages to read on from. With attributes (`plus`), only those that were begun at the same
@@ -74,6 +82,39 @@ impl DirHandle {
             *pages = (changes, sys::DirHandle::new(self.dir));
         }
         pages.1.clone()
+    }
+}
+
+/// Directories whose listing the kernel may use again, from when their first names were asked for.
+pub struct Listed(TimedMap<u64, ()>);
+
+/// Most directories that are remembered.
+const LISTED_MAX: usize = 16_384;
+
+impl Listed {
+    /// None; each is remembered for `timeout_ms`.
+    pub fn new(timeout_ms: u64) -> Listed {
+        Listed(TimedMap::new(timeout_ms, LISTED_MAX))
+    }
+
+    /// What the kernel is to be told when `dir` is opened: nothing, to keep the listing that it will
+    /// read, to use (`true`) the one that it has.
+    pub fn flags(&self, dir: Handle, now_ns: i64) -> (FopenFlags, bool) {
+        let kept = self.0.get(&dir.0, now_ns).is_some();
+        let flags = match kept {
+            true => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+            false if self.0.is_on() => FopenFlags::FOPEN_CACHE_DIR,
+            false => FopenFlags::empty(),
+        };
+        (flags, kept)
+    }
+
+    /// The listing of a directory begins, with names that were asked for at `asked_ns`. One that was
+    /// opened to use what the kernel has may only add to that, so it makes it no younger.
+    pub fn begins(&self, dir: &DirHandle, asked_ns: i64) {
+        if !dir.kept {
+            self.0.upsert(dir.dir.0, asked_ns, |_| Some(()));
+        }
     }
 }
 
@@ -254,10 +295,30 @@ mod tests {
 
     #[test]
     fn attributes_serve_until_this_mount_changes_something() {
-        let d = DirHandle::new(Handle(30));
+        let d = DirHandle::new(Handle(30), false);
         let first = d.pages(true, 0);
         assert!(Arc::ptr_eq(&first, &d.pages(true, 0)));
         assert!(Arc::ptr_eq(&first, &d.pages(false, 1)), "names are good all the same");
         assert!(!Arc::ptr_eq(&first, &d.pages(true, 1)), "changed since");
+    }
+
+    #[test]
+    fn the_kernels_listing_serves_as_long_as_names_are_believed() {
+        const MS: i64 = 1_000_000;
+        let (listed, dir) = (Listed::new(10), Handle(30));
+        let first = |now_ns| {
+            let (flags, kept) = listed.flags(dir, now_ns);
+            assert!(flags.contains(FopenFlags::FOPEN_CACHE_DIR));
+            assert_eq!(flags.contains(FopenFlags::FOPEN_KEEP_CACHE), kept);
+            kept
+        };
+        assert!(!first(0));
+        listed.begins(&DirHandle::new(dir, false), 0);
+        assert!(first(9 * MS));
+        listed.begins(&DirHandle::new(dir, true), 9 * MS);
+        assert!(!first(10 * MS), "no younger than its oldest names");
+        let off = Listed::new(0);
+        off.begins(&DirHandle::new(dir, false), 0);
+        assert_eq!(off.flags(dir, 0), (FopenFlags::empty(), false));
     }
 }

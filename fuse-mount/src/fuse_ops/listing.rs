@@ -36,6 +36,11 @@ fn answer(
     out: Out,
     result: Result<ReaddirPage>,
 ) {
+    if let Ok(page) = &result
+        && (position.dots, position.cursor) == (0, 0)
+    {
+        shared.listed.begins(dir, page.asked_ns());
+    }
     match (out, result) {
         (Out::Plain(mut reply), Ok(page)) => {
             let mut sink = PlainSink(&mut reply);

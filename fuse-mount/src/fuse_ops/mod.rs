@@ -355,8 +355,10 @@ impl Filesystem for PvfsFs {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let dir = Arc::new(DirHandle::new(self.handle(ino)));
-        reply.opened(FileHandle(self.shared.dirs.insert(dir)), fuser::FopenFlags::empty());
+        let dir = self.handle(ino);
+        let (flags, kept) = self.shared.listed.flags(dir, self.shared.now_ns());
+        let open = Arc::new(DirHandle::new(dir, kept));
+        reply.opened(FileHandle(self.shared.dirs.insert(open)), flags);
     }
 
     fn readdir(

@@ -48,7 +48,7 @@ fn shorter(life: Duration, left_ns: Option<u64>) -> Duration {
 }
 
 impl Shared {
-    fn now_ns(&self) -> i64 {
+    pub(super) fn now_ns(&self) -> i64 {
         self.client.env().now_ns()
     }
 

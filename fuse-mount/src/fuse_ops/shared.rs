@@ -2,7 +2,7 @@
 //!
 //! Place in the walks: beside every callback. Owner of what the kernel knows and has open in one mount.
 use super::replies::Ttl;
-use crate::dirs::DirHandle;
+use crate::dirs::{DirHandle, Listed};
 use crate::inodes::Inodes;
 use crate::mount::{Inval, Kernel};
 use crate::open_files::OpenMap;
@@ -20,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) inodes: Arc<Inodes>,
     pub(crate) files: OpenMap<Opened>,
     pub(crate) dirs: OpenMap<DirHandle>,
+    pub(crate) listed: Listed,
     pub(crate) ttl: Ttl,
     /// Counts this mount's own changes; see the head of the file.
     changes: AtomicU64,
@@ -46,7 +47,8 @@ impl Shared {
     ) -> Shared {
         let (files, dirs) = (OpenMap::default(), OpenMap::default());
         let (changes, space) = (AtomicU64::new(0), Mutex::new(None));
-        Shared { client, inodes, files, dirs, ttl, changes, kernel, space }
+        let listed = Listed::new(ttl.both.as_millis() as u64);
+        Shared { client, inodes, files, dirs, listed, ttl, changes, kernel, space }
     }
 
     /// This mount has changed something.

@@ -3,6 +3,7 @@ use super::rights::as_nobody;
 use pvfs2_tests::mount::NO_CACHES;
 use pvfs2_tests::wait::{secs, within};
 use pvfs2_tests::{Cluster, Mount, Spec, pattern};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
@@ -105,6 +106,37 @@ pub fn names_looked_up_one_after_another_are_listed() {
         assert_eq!(as_nobody(&other.path("d"), &script), (FILES * (FILES - 1) / 2).to_string());
     });
     assert!(asked.of("lookup") >= FILES, "{asked:?}");
+}
+
+pub fn a_listing_is_asked_for_once_while_names_are_believed() {
+    const FILES: u64 = 300;
+    let (cluster, mount) = start();
+    fs::create_dir(mount.path("d")).unwrap();
+    let make = |mount: &Mount, i: u64| fs::write(mount.path(&format!("d/{i}")), "").unwrap();
+    (0..FILES).for_each(|i| make(&mount, i));
+    let list = |mount: &Mount, names: u64| {
+        let asked = cost(&cluster, || {
+            let all = fs::read_dir(mount.path("d")).unwrap();
+            let set: BTreeSet<_> = all.map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(set.len() as u64, names);
+        });
+        asked.of("readdir")
+    };
+    assert_eq!(list(&mount, FILES), 1);
+    assert_eq!(list(&mount, FILES), 0);
+    // What this mount changes is seen at once,
+    make(&mount, FILES);
+    assert!(list(&mount, FILES + 1) <= 1);
+    fs::remove_file(mount.path("d/0")).unwrap();
+    assert!(list(&mount, FILES) <= 1);
+    assert_eq!(list(&mount, FILES), 0);
+    // what another does, at once without caches and otherwise after their time.
+    let (none, short) = (cluster.mount(NO_CACHES), cluster.mount("acache-ms=300,ncache-ms=300"));
+    assert_eq!((list(&none, FILES), list(&short, FILES)), (1, 1));
+    make(&mount, FILES + 1);
+    assert_eq!(list(&none, FILES + 1), 1);
+    std::thread::sleep(std::time::Duration::from_millis(301));
+    assert_eq!(list(&short, FILES + 1), 1);
 }
 
 pub fn one_mebibyte_over_four_servers_is_one_request_to_each() {

@@ -73,6 +73,7 @@ fn main() -> ExitCode {
             counts::a_create_is_one_request,
             counts::open_read_close_of_a_small_file_is_at_most_two,
             counts::names_looked_up_one_after_another_are_listed,
+            counts::a_listing_is_asked_for_once_while_names_are_believed,
             counts::one_mebibyte_over_four_servers_is_one_request_to_each,
             counts::changes_of_names_are_one_request,
             counts::a_thread_looks_for_the_next_request,
