@@ -19,6 +19,10 @@ programs *NAMES:
     cargo build --release
     tests/programs/run-all.sh {{NAMES}}
 
+# the file system exerciser and fio's verification with write-back by the kernel
+writeback:
+    QUICKSTART_ARGS="-o writeback" tests/programs/run-all.sh fsx fio_verify
+
 # MPI-IO from two mounts without caches of names and attributes
 mpi-io:
     QUICKSTART_ARGS="-o acache-ms=0,ncache-ms=0" tests/programs/run-all.sh mpi_io

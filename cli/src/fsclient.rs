@@ -11,7 +11,7 @@ use pvfs2_client::sys::LookupPath;
 use pvfs2_client::{Background, Client, ClientConfig, Machine, OpState};
 use pvfs2_config::MountSpec;
 use pvfs2_fuse::mount::{MountHandle, mount};
-use pvfs2_fuse::options::MountOptions;
+use pvfs2_fuse::options::{MountOptions, WRITEBACK_NOTICE};
 use pvfs2_proto::env::Env;
 use pvfs2_proto::op::Cred;
 use pvfs2_proto::{Attr, ClusterMap, DirMap, ErrorCode, Handle, PvfsError};
@@ -220,6 +220,9 @@ impl Mounted {
             }
         };
         let (options, spec) = (&request.options, &request.spec);
+        if options.writeback {
+            tracing::warn!("{}: {WRITEBACK_NOTICE}", request.dir.display());
+        }
         let mut config = ClientConfig::new(Arc::new(map), Env::real());
         config.key = key;
         config.name = client_name(&format!("mount {}", request.dir.display()));

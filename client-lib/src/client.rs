@@ -62,6 +62,9 @@ pub struct ClientConfig {
     pub mem: Option<Arc<MemNetwork>>,
     /// Small sequential writes are held back and sent as one, where the server gives the right.
     pub join: bool,
+    /// The kernel above holds writes back and keeps sizes and times of files: no write sets a time, and
+    /// what is open for writing may be read (a page that is written in part is read first).
+    pub kernel_writes_back: bool,
     /// Names that are not there are known without asking, in directories that this client has filled.
     pub name_rights: bool,
     /// A directory whose names are looked up one after another is listed instead.
@@ -89,6 +92,7 @@ impl ClientConfig {
             strict_atime: false,
             mem: None,
             join: false,
+            kernel_writes_back: false,
             name_rights: false,
             statahead: true,
             groups_of: None,

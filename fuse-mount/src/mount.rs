@@ -32,6 +32,8 @@ const BUSY_PATIENCE: Duration = Duration::from_millis(1_500);
 const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long umount(2) itself may take (it writes dirty pages back) before it is left behind.
 const UMOUNT_PATIENCE: Duration = Duration::from_secs(10);
+/// The same two where the kernel holds writes back: it may be much, and is worth waiting for.
+const HELD_BACK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the event loops may take to end after an unmount before the connection is aborted.
 const LOOPS_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -106,6 +108,7 @@ struct Shared {
     target: PathBuf,
     dev: String,
     by_helper: bool,
+    writeback: bool,
     ended: Mutex<bool>,
     on_end: Condvar,
 }
@@ -187,6 +190,7 @@ pub fn mount(
         target,
         dev,
         by_helper: !is_root,
+        writeback: options.writeback,
         ended: Mutex::new(false),
         on_end: Condvar::new(),
     });
@@ -401,6 +405,10 @@ impl Shared {
         *ended
     }
 
+    fn patience(&self, usually: Duration) -> Duration {
+        if self.writeback { HELD_BACK_PATIENCE } else { usually }
+    }
+
     fn is_mounted(&self) -> bool {
         matches!(sys_mount::mount_at(&self.target), Ok(Some(e)) if e.dev == self.dev)
     }
@@ -412,7 +420,8 @@ impl Shared {
         let writer = spawn_named("pvfs2-sync", move || {
             let _ = done.send(sys_mount::write_back(&target));
         });
-        match writer.map(|_| is_done.recv_timeout(WRITE_BACK_PATIENCE)) {
+        let patience = self.patience(WRITE_BACK_PATIENCE);
+        match writer.map(|_| is_done.recv_timeout(patience)) {
             Some(Ok(Ok(()))) => {}
             outcome => {
                 let target = self.target.display();
@@ -478,7 +487,8 @@ impl MountHandle {
                 shared.unmount();
                 let _ = done.send(());
             });
-            let in_time = thread.is_some() && is_done.recv_timeout(UMOUNT_PATIENCE).is_ok();
+            let patience = self.shared.patience(UMOUNT_PATIENCE);
+            let in_time = thread.is_some() && is_done.recv_timeout(patience).is_ok();
             if !in_time {
                 // With the connection gone, what held the umount up fails at once.
                 self.shared.abort();

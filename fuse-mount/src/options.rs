@@ -40,10 +40,17 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, dirrights, nodirrights, statahead, nostatahead, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, writeback, nowriteback, dirrights, nodirrights, statahead, nostatahead, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
+
+/// What a mount with `writeback` says when it starts.
+pub const WRITEBACK_NOTICE: &str = "writeback: the kernel holds back what programs write. This is for a \
+    tree that no other mount uses meanwhile: others see bytes, sizes and times only after close or \
+    fsync, what others write to files that this mount knows may not be seen here, and SEEK_HOLE sees \
+    no holes. What was not closed or synced is lost if this machine or the mount's process dies, and \
+    a full disk, a quota or a dead server is told by fsync or close";
 
 /// Who besides the mounting user may use the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +107,8 @@ pub struct MountOptions {
     pub statahead: bool,
     /// `join`: small sequential writes are held back for a moment and sent as one.
     pub join: bool,
+    /// `writeback`: the kernel holds writes back, for a tree that this mount alone uses.
+    pub writeback: bool,
     /// `hard` (wait for ever) / `soft` (give up after the retries).
     pub hard: bool,
     /// `retry-limit`; not said: the cluster's.
@@ -140,6 +149,7 @@ impl Default for MountOptions {
             dir_rights: true,
             statahead: true,
             join: true,
+            writeback: false,
             hard: false,
             retry_limit: None,
             retry_delay_ms: None,
@@ -188,7 +198,9 @@ impl MountOptions {
         config.hard = self.hard;
         config.name_rights = self.dir_rights;
         config.statahead = self.statahead;
-        config.join = self.join;
+        // With the kernel's write-back there is nothing left to join.
+        config.join = self.join && !self.writeback;
+        config.kernel_writes_back = self.writeback;
         config.retry_limit = self.retry_limit;
         config.retry_delay_ms = self.retry_delay_ms;
         config.stall_ms = self.stall_ms;
@@ -245,6 +257,8 @@ impl MountOptions {
             "nostatahead" => self.statahead = false,
             "join" => self.join = true,
             "nojoin" => self.join = false,
+            "writeback" => self.writeback = true,
+            "nowriteback" => self.writeback = false,
             "debug" => self.debug = true,
             "remount" => self.remount = true,
             _ => {
@@ -340,6 +354,8 @@ const FLAGS: &[&str] = &[
     "soft",
     "join",
     "nojoin",
+    "writeback",
+    "nowriteback",
     "dirrights",
     "nodirrights",
     "statahead",

@@ -254,6 +254,10 @@ pub struct SetAttr {
     /// The caller holds the file open for writing: size changes need no write permission.
     #[prost(bool, tag = "8")]
     pub by_open_file: bool,
+    /// Last change of the attributes, by a kernel that caches writes: it keeps the times itself, and has
+    /// checked who may set them. `None`: now.
+    #[prost(message, optional, tag = "33")]
+    pub ctime: Option<TimeSpec>,
 }
 
 #[cfg(test)]

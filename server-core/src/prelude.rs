@@ -216,7 +216,7 @@ pub fn may_setattr(cred: &Cred, attr: &Attr, set: &SetAttr) -> Result<()> {
 
 fn may_set_times(cred: &Cred, attr: &Attr, set: &SetAttr, owner: bool) -> Result<()> {
     let times = [set.atime, set.mtime];
-    if owner || times.iter().all(Option::is_none) {
+    if owner || times.iter().all(Option::is_none) || set.ctime.is_some() {
         return Ok(());
     }
     // As in Linux: whoever may write may touch, which sets both times to now; one of them alone

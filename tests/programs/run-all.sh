@@ -6,6 +6,7 @@
 # PVFS2_BIN       the pvfs2 program (default: target/release/pvfs2, built if missing)
 # ON=DIR          run on this directory instead (no cluster is started): to try the judges themselves
 # QUICKSTART_ARGS more arguments for quickstart, for example "--meta 3 -o acache-ms=0,ncache-ms=0"
+#                 or "-o writeback"
 # mpi_io is not among them: it wants mounts without caches of names, `just mpi-io`.
 # PROGRAM_TIMEOUT seconds for one script (default 900)
 set -uo pipefail

@@ -19,6 +19,7 @@ const MIB: f64 = 1_048_576.0;
 #[command(after_help = "\
 Examples:
   pvfs2 bench ceiling -o ceiling.json
+  pvfs2 bench ceiling --hold /mnt/memory &                         until umount /mnt/memory
   pvfs2 bench ior -o /mnt/pvfs2/f -t 1m -b 64m --ceiling ceiling.json
   pvfs2 bench ior -o /mnt/pvfs2/f -t 1m -b 64m --ceiling run       measured after it, in its terms")]
 pub struct CeilingArgs {
@@ -50,6 +51,13 @@ pub struct CeilingArgs {
     /// Where to keep the figures, as JSON
     #[arg(short = 'o', long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Only what needs no file system: sockets, checksums, memory copies
+    #[arg(long)]
+    pub network: bool,
+    /// Measure nothing: mount the in-memory FUSE file system on DIR until it is unmounted, for others to
+    /// measure
+    #[arg(long, value_name = "DIR")]
+    pub hold: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -63,6 +71,12 @@ pub struct CeilingArgs {
 /// # Errors
 /// A directory that cannot be written; no sockets.
 pub fn run(args: CeilingArgs) -> Result<()> {
+    if let Some(dir) = &args.hold {
+        let threads = args.streams.iter().copied().max().unwrap_or(1).max(4);
+        let session = memfs::mount(dir, threads as usize)
+            .with_context(|| format!("cannot mount on {}", dir.display()))?;
+        return session.join().context("the in-memory file system ended");
+    }
     let ceiling = measure(&args, true, true)?;
     let mut json = serde_json::to_vec_pretty(&ceiling)?;
     json.push(b'\n');
@@ -113,6 +127,8 @@ fn in_terms(size: u64, clients: &ClientArgs) -> CeilingArgs {
         dir: std::env::temp_dir(),
         tmpfs: "/dev/shm".into(),
         output: None,
+        network: false,
+        hold: None,
         json: false,
         quiet: clients.quiet,
     }
@@ -132,6 +148,9 @@ fn measure(args: &CeilingArgs, data: bool, names: bool) -> Result<Ceiling> {
     let mut progress = Progress::new(args.quiet);
     for &streams in &args.streams {
         sockets(args, streams, data, &mut ceiling.figures)?;
+    }
+    if args.network {
+        return Ok(ceiling);
     }
     let scratch = Scratch::new(args)?;
     for (resource, dir) in &scratch.dirs {

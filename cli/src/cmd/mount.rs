@@ -4,7 +4,7 @@ use crate::signals::StopSignals;
 use crate::{daemon, mounts, output};
 use anyhow::{Context, Result};
 use pvfs2_config::MountSpec;
-use pvfs2_fuse::options::{KNOWN, MountOptions};
+use pvfs2_fuse::options::{KNOWN, MountOptions, WRITEBACK_NOTICE};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +66,9 @@ pub fn run(args: MountArgs) -> Result<()> {
         return tell(&args, "would be mounted");
     }
     if !args.foreground && !daemon::is_detached() {
+        if options.writeback {
+            tracing::warn!("{WRITEBACK_NOTICE}");
+        }
         let log = args.log_file.clone().unwrap_or_else(|| default_log(&args.dir));
         daemon::detach(&log)?;
         return tell(&args, "mounted");

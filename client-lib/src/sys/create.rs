@@ -89,8 +89,8 @@ impl Create {
             Ok(answer) => answer,
         };
         let mut attr = need(answer.attr, "create answered without attributes")?;
-        let file = (!r.no_open)
-            .then(|| OpenFile::new(client.opens(), attr.clone(), (r.read, r.write), None));
+        let mode = (r.read || client.config().kernel_writes_back, r.write);
+        let file = (!r.no_open).then(|| OpenFile::new(client.opens(), attr.clone(), mode, None));
         if let Some(file) = file.as_ref().filter(|_| want_right) {
             client.joins().opened(&file.state, server, answer.right, cuts);
         }

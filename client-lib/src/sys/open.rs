@@ -70,7 +70,7 @@ impl Machine for Open {
         let mut attr = need(answer.attr, "open answered without attributes")?;
         let until_ns = asked_ns.saturating_add(client.config().acache_ms as i64 * 1_000_000);
         let bytes = answer.bytes.filter(|_| keeps_bytes).map(|b| (b, until_ns));
-        let mode = (reads, self.request.write);
+        let mode = (reads || client.config().kernel_writes_back, self.request.write);
         let file = OpenFile::new(client.opens(), attr.clone(), mode, bytes);
         if want_right {
             client.joins().opened(&file.state, server, answer.right, cuts);

@@ -147,6 +147,7 @@ impl WriteFlow {
             handle: handle.0,
             logical_offset: self.logical_offset,
             kill_suidgid: self.kill_suidgid,
+            keep_times: cx.client.config().kernel_writes_back,
         };
         let server = cx.meta_server(handle)?;
         match cx.ask_body(server, request, &[data]).await {
@@ -226,8 +227,10 @@ impl WriteFlow {
                     self.answered[i] = true;
                     let end = plan.end_of(i, plan.parts[i].bytes).unwrap_or(0);
                     let end = plan.logical_offset + end as u64;
-                    self.file.state.wrote(end, answer.mtime_ns);
-                    cx.client.acache().wrote(self.file.handle, end, answer.mtime_ns);
+                    let keep_times = cx.client.config().kernel_writes_back;
+                    let mtime_ns = if keep_times { 0 } else { answer.mtime_ns };
+                    self.file.state.wrote(end, mtime_ns);
+                    cx.client.acache().wrote(self.file.handle, end, mtime_ns);
                 }
                 Err(e) => failed = Some(worse(failed, e)),
             }

@@ -23,6 +23,7 @@ pub struct PvfsFs {
     max_write_bytes: u32,
     cache_symlinks: bool,
     cluster_locks: bool,
+    pub(super) writeback: bool,
 }
 
 impl PvfsFs {
@@ -36,13 +37,14 @@ impl PvfsFs {
         kernel: Kernel,
     ) -> PvfsFs {
         let ttl = Ttl::new(options.acache_ms, options.ncache_ms);
-        let shared = Shared::new(client.clone(), inodes, ttl, kernel);
+        let shared = Shared::new(client.clone(), inodes, ttl, kernel, options.writeback);
         PvfsFs {
             dispatch: Dispatch::new(client, background),
             shared: Arc::new(shared),
             max_write_bytes: options.max_write_bytes,
             cache_symlinks: options.acache_ms > 0,
             cluster_locks: options.cluster_locks,
+            writeback: options.writeback,
         }
     }
 
@@ -77,7 +79,8 @@ impl PvfsFs {
         ];
         let symlinks = self.cache_symlinks.then_some(InitFlags::FUSE_CACHE_SYMLINKS);
         let locks = locks::CAPABILITIES.into_iter().filter(|_| self.cluster_locks);
-        for capability in wanted.into_iter().chain(symlinks).chain(locks) {
+        let writeback = self.writeback.then_some(InitFlags::FUSE_WRITEBACK_CACHE);
+        for capability in wanted.into_iter().chain(symlinks).chain(locks).chain(writeback) {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!(?capability, "this kernel does not have it");
             }

@@ -31,12 +31,13 @@ pub(crate) struct WriteHow {
 
 impl WriteHow {
     /// From the request's flags and the program's `O_` flags.
-    pub(crate) fn new(write: WriteFlags, flags: i32, direct: bool) -> WriteHow {
+    pub(crate) fn new(write: WriteFlags, flags: i32, direct: bool, writeback: bool) -> WriteHow {
         // The kernel writing back pages that a program changed through a mapping: it knows the
         // offset, whatever the flags of the descriptor that it borrows.
         let is_page = write.contains(WriteFlags::FUSE_WRITE_CACHE);
         WriteHow {
-            append: flags & libc::O_APPEND != 0 && !is_page,
+            // With write-back it knows where the file ends, and we do not yet.
+            append: flags & libc::O_APPEND != 0 && !is_page && !writeback,
             kill_suidgid: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: direct && flags & libc::O_DSYNC != 0,
             joins: !direct && !is_page && flags & (libc::O_DSYNC | libc::O_APPEND) == 0,
@@ -162,6 +163,10 @@ impl PvfsFs {
     ) {
         let (op, shared) = (self.dispatch.open_file_op(req), self.shared.clone());
         self.dispatch.run_op(op, machine, move |result| {
+            if shared.writeback && matches!(result, Ok(0)) {
+                // The source may go on in the kernel's pages: it copies through them.
+                return reply.error(Errno::EOPNOTSUPP);
+            }
             written(&shared, (to, true), reply, result.map(|n| n as usize));
         });
     }
@@ -216,7 +221,7 @@ fn written(
     if past_pages || result.is_err() {
         shared.inodes.doubt_pages(handle);
     }
-    if result.is_err() {
+    if result.is_err() && !shared.writeback {
         // It may be of bytes that were answered before, and that they show.
         shared.drop_pages(handle, || ());
     }
@@ -233,15 +238,16 @@ mod tests {
     #[test]
     fn how_writes_are_meant() {
         let none = WriteFlags::empty();
-        let append = WriteHow::new(none, libc::O_APPEND | libc::O_WRONLY, true);
+        let append = WriteHow::new(none, libc::O_APPEND | libc::O_WRONLY, true, false);
         assert!(append.append && !append.kill_suidgid && !append.sync);
-        let page = WriteHow::new(WriteFlags::FUSE_WRITE_CACHE, libc::O_APPEND, false);
+        let page = WriteHow::new(WriteFlags::FUSE_WRITE_CACHE, libc::O_APPEND, false, false);
         assert!(!page.append, "a page has its offset");
-        assert!(WriteHow::new(WriteFlags::FUSE_WRITE_KILL_SUIDGID, 0, false).kill_suidgid);
-        assert!(WriteHow::new(none, libc::O_DSYNC, true).sync);
-        assert!(WriteHow::new(none, libc::O_SYNC, true).sync);
-        assert!(!WriteHow::new(none, libc::O_SYNC, false).sync, "the kernel sends fsync");
-        let joins = |write, flags, direct| WriteHow::new(write, flags, direct).joins;
+        assert!(!WriteHow::new(none, libc::O_APPEND | libc::O_WRONLY, false, true).append);
+        assert!(WriteHow::new(WriteFlags::FUSE_WRITE_KILL_SUIDGID, 0, false, false).kill_suidgid);
+        assert!(WriteHow::new(none, libc::O_DSYNC, true, false).sync);
+        assert!(WriteHow::new(none, libc::O_SYNC, true, false).sync);
+        assert!(!WriteHow::new(none, libc::O_SYNC, false, false).sync, "the kernel sends fsync");
+        let joins = |write, flags, direct| WriteHow::new(write, flags, direct, false).joins;
         assert!(joins(none, libc::O_RDWR, false));
         assert!(!joins(none, libc::O_RDWR, true) && !joins(none, libc::O_APPEND, false));
         assert!(!joins(none, libc::O_DSYNC, false) && !joins(none, libc::O_SYNC, false));

@@ -90,7 +90,7 @@ impl Filesystem for PvfsFs {
         size: Option<u64>,
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
+        ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
@@ -109,6 +109,7 @@ impl Filesystem for PvfsFs {
             // root (fuser does not show the kernel's own word on it).
             kill_suidgid: uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0),
             by_open_file: fh.and_then(|fh| self.opened(fh)).is_some_and(|o| o.file.write),
+            ctime: ctime.filter(|_| self.writeback).map(|t| time_spec(TimeOrNow::SpecificTime(t))),
         };
         let resized = size.map(|_| self.handle(ino));
         let machine = Setattr::new(self.handle(ino), set);
@@ -272,7 +273,7 @@ impl Filesystem for PvfsFs {
     ) {
         match self.opened(fh) {
             Some(opened) => {
-                let how = io::WriteHow::new(write_flags, flags.0, opened.direct);
+                let how = io::WriteHow::new(write_flags, flags.0, opened.direct, self.writeback);
                 self.dispatch.linger().serve(|| {
                     self.write_file(req, &opened, logical_offset, data, how, reply);
                 });
@@ -493,6 +494,10 @@ impl Filesystem for PvfsFs {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        if self.writeback {
+            // What the kernel holds back is not known here: it finds no holes.
+            return reply.error(Errno::ENOSYS);
+        }
         let Some(opened) = self.opened(fh) else { return reply.error(Errno::EBADF) };
         match io::seek_target(offset, whence) {
             Ok((from, whence)) => {

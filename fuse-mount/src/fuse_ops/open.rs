@@ -27,10 +27,11 @@ struct OpenHow {
     direct: bool,
     exec: bool,
     no_atime: bool,
+    writeback: bool,
 }
 
 impl OpenHow {
-    fn new(flags: i32) -> OpenHow {
+    fn new(flags: i32, writeback: bool) -> OpenHow {
         let access = flags & libc::O_ACCMODE;
         OpenHow {
             read: access != libc::O_WRONLY,
@@ -40,6 +41,7 @@ impl OpenHow {
             direct: flags & libc::O_DIRECT != 0,
             exec: flags & O_EXEC_MARK != 0 && access == libc::O_RDONLY,
             no_atime: flags & libc::O_NOATIME != 0,
+            writeback,
         }
     }
 
@@ -49,14 +51,16 @@ impl OpenHow {
     fn fopen(self, may_keep_pages: bool, was_locked: bool) -> FopenFlags {
         let mut out = FopenFlags::empty();
         out.set(FopenFlags::FOPEN_DIRECT_IO, self.is_direct());
-        out.set(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, self.direct && !self.append);
+        out.set(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, self.is_direct() && !self.append);
         out.set(FopenFlags::FOPEN_NOFLUSH, !self.write && !was_locked);
         out.set(FopenFlags::FOPEN_KEEP_CACHE, may_keep_pages && !self.is_direct());
         out
     }
 
+    /// Whether the kernel's pages are passed by. With its write-back it decides that by itself: it
+    /// knows where the file ends, and keeps the times.
     fn is_direct(self) -> bool {
-        self.direct || (self.append && self.write)
+        !self.writeback && (self.direct || self.append && self.write)
     }
 }
 
@@ -69,7 +73,7 @@ impl Shared {
     ) -> impl FnOnce(Result<()>) + Send + 'static {
         let shared = self.clone();
         move |result| {
-            if result.is_err() {
+            if result.is_err() && !shared.writeback {
                 shared.inodes.doubt_pages(handle);
                 shared.drop_pages(handle, || ());
             }
@@ -94,7 +98,7 @@ impl Shared {
 
 impl PvfsFs {
     pub(super) fn open_file(&self, req: &Request, handle: Handle, flags: i32, reply: ReplyOpen) {
-        let how = OpenHow::new(flags);
+        let how = OpenHow::new(flags, self.writeback);
         let machine = match how.exec {
             true => Open::new(handle, (false, false), false).exec(),
             false => Open::new(handle, (how.read, how.write), how.truncate),
@@ -122,7 +126,7 @@ impl PvfsFs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let how = OpenHow::new(flags);
+        let how = OpenHow::new(flags, self.writeback);
         let exclusive = flags & libc::O_EXCL != 0;
         let access = (how.read, how.write);
         let machine = Create::open(dir, name, mode, access, exclusive, how.truncate).umask(umask);
@@ -220,21 +224,21 @@ mod tests {
 
     #[test]
     fn access_modes() {
-        let how = OpenHow::new(libc::O_RDONLY);
+        let how = OpenHow::new(libc::O_RDONLY, false);
         assert!(how.read && !how.write);
-        let how = OpenHow::new(libc::O_WRONLY | libc::O_TRUNC);
+        let how = OpenHow::new(libc::O_WRONLY | libc::O_TRUNC, false);
         assert!(!how.read && how.write && how.truncate);
-        let how = OpenHow::new(libc::O_RDWR);
+        let how = OpenHow::new(libc::O_RDWR, false);
         assert!(how.read && how.write && !how.truncate);
-        assert!(OpenHow::new(O_EXEC_MARK).exec);
-        assert!(OpenHow::new(libc::O_NOATIME).no_atime && !how.no_atime);
+        assert!(OpenHow::new(O_EXEC_MARK, false).exec);
+        assert!(OpenHow::new(libc::O_NOATIME, false).no_atime && !how.no_atime);
     }
 
     #[test]
     fn kernel_flags() {
-        let fopen = |flags, keep| OpenHow::new(flags).fopen(keep, false);
+        let fopen = |flags, keep| OpenHow::new(flags, false).fopen(keep, false);
         assert_eq!(fopen(libc::O_RDONLY, false), FopenFlags::FOPEN_NOFLUSH);
-        assert_eq!(OpenHow::new(libc::O_RDONLY).fopen(false, true), FopenFlags::empty());
+        assert_eq!(OpenHow::new(libc::O_RDONLY, false).fopen(false, true), FopenFlags::empty());
         assert_eq!(
             fopen(libc::O_RDONLY, true),
             FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE
@@ -246,5 +250,10 @@ mod tests {
             FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
         );
         assert_eq!(fopen(libc::O_RDONLY | libc::O_APPEND, false), FopenFlags::FOPEN_NOFLUSH);
+        for flags in [libc::O_APPEND, libc::O_DIRECT] {
+            let how = OpenHow::new(libc::O_RDWR | flags, true);
+            assert!(!how.is_direct(), "with write-back the kernel does both");
+            assert_eq!(how.fopen(true, false), FopenFlags::FOPEN_KEEP_CACHE);
+        }
     }
 }

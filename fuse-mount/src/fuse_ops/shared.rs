@@ -12,7 +12,7 @@ use pvfs2_client::sys::StatfsOut;
 use pvfs2_client::{Client, OpenFile};
 use pvfs2_proto::{Attr, Handle};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What replies need, also on the background thread.
 pub(crate) struct Shared {
@@ -25,6 +25,9 @@ pub(crate) struct Shared {
     /// Counts this mount's own changes; see the head of the file.
     changes: AtomicU64,
     kernel: Kernel,
+    /// The kernel holds writes back, and believes its own sizes and times of files.
+    pub(crate) writeback: bool,
+    warned: AtomicBool,
     /// What statfs last learned.
     pub(crate) space: Mutex<Option<StatfsOut>>,
 }
@@ -44,11 +47,25 @@ impl Shared {
         inodes: Arc<Inodes>,
         ttl: Ttl,
         kernel: Kernel,
+        writeback: bool,
     ) -> Shared {
         let (files, dirs) = (OpenMap::default(), OpenMap::default());
         let (changes, space) = (AtomicU64::new(0), Mutex::new(None));
         let listed = Listed::new(ttl.both.as_millis() as u64);
-        Shared { client, inodes, files, dirs, listed, ttl, changes, kernel, space }
+        let warned = AtomicBool::new(false);
+        Shared {
+            client,
+            inodes,
+            files,
+            dirs,
+            listed,
+            ttl,
+            changes,
+            kernel,
+            writeback,
+            warned,
+            space,
+        }
     }
 
     /// This mount has changed something.
@@ -70,7 +87,20 @@ impl Shared {
     /// What the kernel is to be told with `attr`; see [`Pages::show`](crate::pages::Pages::show).
     pub(crate) fn told(&self, attr: &Attr, counted: bool) -> Told {
         self.inodes.at_restarts(self.client.restarts());
-        self.inodes.show(attr, counted)
+        if !self.writeback {
+            return self.inodes.show(attr, counted);
+        }
+        // No mtime tells it anything.
+        let told = self.inodes.with_pages(attr, |p| p.show_changed(attr)).unwrap_or(Told::Truth);
+        if told == Told::Old && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                handle = %attr.handle(),
+                "another mount has changed a file that this one knows, and this one is mounted with \
+                 writeback: its size may be wrong here until the file is forgotten (unmount this one, \
+                 or mount without writeback)"
+            );
+        }
+        told
     }
 
     /// The kernel's pages of a file are old: it drops them, and then `then` is called.

@@ -81,6 +81,7 @@ fn fields(
         || set.gid.is_some()
         || set.atime.is_some()
         || set.mtime.is_some()
+        || set.ctime.is_some()
         || prelude::kills_suidgid(&cx.cred, set);
     if !any {
         return Ok(false);
@@ -104,7 +105,7 @@ fn fields(
     if chowned || prelude::kills_suidgid(&cx.cred, set) {
         drop_capability(change, attr);
     }
-    attr.ctime_ns = now;
+    attr.ctime_ns = set.ctime.map_or(now, time);
     attr.change += 1;
     Ok(true)
 }
@@ -148,8 +149,8 @@ async fn resize(
         }
     };
     (attr.size, attr.mtime_ns) = (size, now);
-    fields(server, cx, &mut change, &mut attr, set)?;
     attr.ctime_ns = now;
+    fields(server, cx, &mut change, &mut attr, set)?;
     attr.change += 1;
     attr.data_changed(cx.session);
     change.put_attr(&attr);

@@ -42,7 +42,11 @@ pub(crate) async fn write_small(
     };
     let mut change = Change::new();
     put_bytes(server, &mut change, &mut attr, r.logical_offset, bytes)?;
+    let times = (attr.mtime_ns, attr.ctime_ns);
     written(server, cx, &mut change, &mut attr, r.kill_suidgid);
+    if r.keep_times {
+        (attr.mtime_ns, attr.ctime_ns) = times;
+    }
     change.put_attr(&attr);
     server.answer(cx, change, response(attr))
 }

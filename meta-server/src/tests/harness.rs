@@ -502,7 +502,12 @@ impl User {
         }
     }
     pub async fn write_small(&self, handle: u64, at: u64, bytes: &[u8]) -> Sent {
-        let r = WriteSmallRequest { handle, logical_offset: at, kill_suidgid: false };
+        let r = WriteSmallRequest {
+            handle,
+            logical_offset: at,
+            kill_suidgid: false,
+            keep_times: false,
+        };
         self.send(self.of(handle), Some(self.next_ticket()), r.into_request(), bytes).await
     }
     pub async fn read_small(&self, handle: u64) -> Sent {

@@ -310,6 +310,28 @@ fn times_set_explicitly_outlast_earlier_writes() {
 }
 
 #[test]
+fn a_kernel_that_keeps_times_sets_them_itself() {
+    with_cluster(1, |c| async move {
+        let u = c.root();
+        let f = u.create_open(1, "f").await.unwrap();
+        let made = u.getattr(f).await.unwrap();
+        let request =
+            |keep_times| WriteSmallRequest { handle: f, keep_times, ..Default::default() };
+        let kept = u.ask(0, request(true)).await.unwrap().attr.unwrap();
+        assert_eq!((kept.mtime_ns, kept.ctime_ns), (made.mtime_ns, made.ctime_ns));
+        assert!(kept.data_version > made.data_version);
+        let written = u.ask(0, request(false)).await.unwrap().attr.unwrap();
+        assert!(written.mtime_ns > made.mtime_ns);
+        let at = |ns| Some(pvfs2_proto::TimeSpec { now: false, ns });
+        let times = SetAttr { mtime: at(5), ctime: at(7), ..Default::default() };
+        let attr = u.setattr(f, times.clone()).await.unwrap();
+        assert_eq!((attr.mtime_ns, attr.ctime_ns), (5, 7));
+        let attr = u.setattr(f, SetAttr { size: Some(3), ..times }).await.unwrap();
+        assert_eq!((attr.mtime_ns, attr.ctime_ns, attr.size), (5, 7, 3));
+    });
+}
+
+#[test]
 fn a_close_in_the_grace_time_is_settled_after_it() {
     with_cluster(1, |c| async move {
         let (a, idle) = (c.root(), c.root());

@@ -150,6 +150,9 @@ pub struct WriteSmallRequest {
     /// Clear suid and sgid.
     #[prost(bool, tag = "3")]
     pub kill_suidgid: bool,
+    /// The client's kernel keeps the times, and tells them by itself.
+    #[prost(bool, tag = "4")]
+    pub keep_times: bool,
 }
 /// Answer to write_small.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -22,6 +22,7 @@ mod start_stop;
 mod strips;
 mod twin;
 mod wire;
+mod writeback;
 
 use std::process::ExitCode;
 
@@ -67,6 +68,12 @@ fn main() -> ExitCode {
             joining::what_cannot_be_written_is_told_once,
             joining::what_finds_no_room_is_told_and_counts_in_no_size,
             joining::an_unmount_writes_out_what_is_held_back,
+            writeback::small_writes_gather_in_the_kernel,
+            writeback::files_opened_for_writing_only_are_right,
+            writeback::any_operations_leave_what_a_local_file_has,
+            writeback::killed_servers_lose_nothing_that_the_kernel_holds,
+            writeback::what_finds_no_room_is_told_by_fsync,
+            writeback::an_unmount_writes_out_what_the_kernel_holds,
             twin::one_metadata_server,
             twin::three_metadata_servers,
             twin::three_metadata_servers_and_kills,
@@ -111,6 +118,7 @@ fn main() -> ExitCode {
             rights::changes_by_others_clear_suid_and_sgid,
             rights::sticky_directories_and_times_of_others,
             rights::access_times,
+            writeback::times_are_the_kernels_and_others_may_touch,
             quotas::a_user_meets_the_limit,
             quotas::a_tree_over_three_metadata_servers,
             locks::a_counter_under_a_lock_loses_nothing,
