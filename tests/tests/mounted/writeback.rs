@@ -3,7 +3,7 @@
 use crate::rights::as_nobody;
 use pvfs2_proto::env::{Random, SplitMix};
 use pvfs2_tests::mount::NO_CACHES;
-use pvfs2_tests::wait::{secs, until};
+use pvfs2_tests::wait::{exit_within, secs, until};
 use pvfs2_tests::{Cluster, Mount, Spec, pattern};
 use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 const STEP: usize = 4096;
@@ -268,33 +269,40 @@ pub fn any_operations_leave_what_a_local_file_has() {
 
 pub fn killed_servers_lose_nothing_that_the_kernel_holds() {
     const LEN: u64 = 12 << 20;
-    let mut cluster = Cluster::start(Spec::default());
+    // A process of its own: a server that is started again while this one has the file open would,
+    // on its way, wait for the file to be written out.
+    const WRITER: &str = "import os,sys,time\n\
+        f=os.open(sys.argv[2],os.O_WRONLY|os.O_CREAT)\n\
+        for i,b in enumerate(iter(lambda g=open(sys.argv[1],'rb'): g.read(4096), b'')):\n\
+        \x20   os.write(f,b)\n\
+        \x20   if i%64==0: time.sleep(0.04)\n\
+        if sys.argv[3]=='sync': os.fsync(f)\n\
+        os.close(f)";
+    let mut cluster = Cluster::start(Spec { lease_ms: 3_000, ..Spec::default() });
     let (a, b) = (cluster.mount("writeback,hard"), cluster.mount("hard,acache-ms=0,ncache-ms=0"));
     let all: Vec<usize> = (0..cluster.servers.len()).collect();
-    for round in 0..2u64 {
-        let name = format!("f{round}");
-        let file = File::create(a.path(&name)).unwrap();
-        for at in (0..LEN).step_by(STEP) {
-            if at == LEN / 3 || at == LEN / 2 {
-                all.iter().for_each(|i| cluster.kill(*i));
-                cluster.restart_all(&all);
-            }
-            file.write_all_at(&pattern::bytes(round, at, STEP), at).unwrap();
+    for (round, how) in ["sync", "close"].into_iter().enumerate() {
+        let (name, local) = (format!("f{round}"), cluster.dir().join("local"));
+        fs::write(&local, pattern::bytes(round as u64, 0, LEN as usize)).unwrap();
+        let mut writer = Command::new("python3");
+        writer.args(["-c", WRITER]).arg(&local).arg(a.path(&name)).arg(how);
+        let mut writer = writer.spawn().unwrap();
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(500));
+            all.iter().for_each(|i| cluster.kill(*i));
+            cluster.restart_all(&all);
         }
-        if round == 0 {
-            file.sync_all().unwrap();
-        }
-        drop(file);
+        assert!(exit_within(&mut writer, secs(60)).is_some_and(|s| s.success()), "{how}");
         until(secs(10), "it is told", || fs::metadata(b.path(&name)).unwrap().len() == LEN);
-        pattern::check_file(&b.path(&name), round, LEN);
+        pattern::check_file(&b.path(&name), round as u64, LEN);
         assert_eq!(looks(&a.path(&name)).0, LEN);
     }
 }
 
 pub fn what_finds_no_room_is_told_by_fsync() {
     let (cluster, a, _b) = start(Spec { space_bytes: 96 << 20, ..Spec::default() });
-    let file = File::create(a.path("f")).unwrap();
-    file.write_all_at(&pattern::bytes(1, 0, 256 << 10), 0).unwrap();
+    fs::write(a.path("f"), pattern::bytes(1, 0, 256 << 10)).unwrap();
+    let file = open_rw(&a.path("f"));
     file.sync_all().unwrap();
     let free = rfs::statvfs(cluster.dir()).unwrap();
     let filler = File::create(cluster.dir().join("ballast")).unwrap();
