@@ -8,7 +8,7 @@ nojoin, writeback), the in-memory FUSE file system (pvfs2 bench ceiling --hold),
 fio; nothing else should run.
 
 PVFS2_BIN   the program (default target/release/pvfs2)
-MIB         MiB of one stream (default 192; with four streams half of it each)
+MIB         MiB of one stream (default 128; with four streams half of it each)
 PARTS       which rows: "seq direct native small rand ior sizes" (default all)
 OUT         where every value is kept, as JSON
 """
@@ -21,9 +21,9 @@ REPO = Path(__file__).resolve().parent.parent
 BIN = os.environ.get("PVFS2_BIN", str(REPO / "target/release/pvfs2"))
 MEASURE = Path(os.environ.get("MEASURE_DIR", REPO.parent / "shared/bench"))
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-MIB = int(os.environ.get("MIB", "192"))
+MIB = int(os.environ.get("MIB", "128"))
 PARTS = os.environ.get("PARTS", "seq direct native small rand ior sizes").split()
-SIZES = [("4 KB", 4 << 10, 150), ("64 KB", 64 << 10, 60), ("1 MB", 1 << 20, 16), ("16 MB", 16 << 20, 2), ("64 MB", 64 << 20, 1)]
+SIZES = [("4 KB", 4 << 10, 100), ("64 KB", 64 << 10, 40), ("1 MB", 1 << 20, 8), ("64 MB", 64 << 20, 1)]
 values, spent = {}, {}
 
 
@@ -227,7 +227,7 @@ def one_round(rig):
             if f["access"] in ("bandwidth", "round trip"):
                 keep(f"{f['resource']} {f['access']} {f['streams']}", f["rate"])
         for n in (1, 4):
-            more = ["-F", "-t", "1m", "-b", f"{MIB // n}m", "-N", n]
+            more = ["-F", "-t", "1m", "-b", f"{MIB // n}m", "-N", n, "-C", "--drop-caches"]
             ior(f"native {n}", dirs["pvfs2"], "-a", "PVFS2", *more)
             ior(f"mounted {n}", dirs["pvfs2"], *more)
     if "small" in PARTS:
@@ -242,8 +242,8 @@ def one_round(rig):
             fio(f"4k randread {who}", dirs[who], "--rw=randread", "--bs=4k", "--direct=1", "--io_size=24M", mib=64)
     if "ior" in PARTS:
         rig.clear("pvfs2")
-        ior("easy", dirs["pvfs2"], "-F", "-t", "1m", "-b", "48m", "-N", "4", "-e", "-C", "--drop-caches")
-        ior("hard", dirs["pvfs2"], "-t", "47008", "-b", "47008", "-s", "1000", "-N", "4", "-e", "-C", "--drop-caches")
+        ior("easy", dirs["pvfs2"], "-F", "-t", "1m", "-b", "16m", "-N", "4", "-e", "-C", "--drop-caches")
+        ior("hard", dirs["pvfs2"], "-t", "47008", "-b", "47008", "-s", "300", "-N", "4", "-e", "-C", "--drop-caches")
     if "sizes" in PARTS:
         for label, size, count in SIZES:
             for n in (1, 2, 4):
