@@ -180,7 +180,7 @@ impl Twins {
             match what {
                 0..=4 => file.write_all_at(&pattern::bytes(seed, at, len as usize), at).unwrap(),
                 5 | 6 => {
-                    let mut log = OpenOptions::new().append(true).open(&*path).unwrap();
+                    let mut log = OpenOptions::new().append(true).open(path).unwrap();
                     log.write_all(&pattern::bytes(seed, 0, len as usize)).unwrap();
                 }
                 7 => file.set_len(at).unwrap(),
@@ -212,8 +212,8 @@ impl Twins {
                     *file = OpenOptions::new()
                         .read(true)
                         .write(true)
-                        .truncate(at % 3 == 0)
-                        .open(&*path)
+                        .truncate(at.is_multiple_of(3))
+                        .open(path)
                         .unwrap()
                 }
                 _ => {
