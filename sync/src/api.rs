@@ -187,6 +187,20 @@ pub struct Login {
     pub device: String,
 }
 
+/// What the server says when a password was right and a code is missing.
+pub const CODE_NEEDED: &str = "a code of your app, or a recovery code, is needed";
+
+/// Sign in, with the second step of an account that has two.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoginWithCode {
+    /// Name, password, device.
+    #[serde(flatten)]
+    pub login: Login,
+    /// A code of the user's app, or a recovery code; empty: none.
+    #[serde(default)]
+    pub code: Secret,
+}
+
 /// Signed in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LoggedIn {

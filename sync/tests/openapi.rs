@@ -4,8 +4,8 @@
 mod common;
 
 use pvfs2_sync::api::{
-    BatchOp, BatchReply, Changes, Delete, Exchange, LoggedIn, Login, Mkdir, Move, NodeInfo,
-    Restore, UploadBegin, UploadState, VersionInfo,
+    BatchOp, BatchReply, Changes, Delete, Exchange, LoggedIn, Login, LoginWithCode, Mkdir, Move,
+    NodeInfo, Restore, UploadBegin, UploadState, VersionInfo,
 };
 use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::running::{Options, Running};
@@ -140,7 +140,7 @@ fn bodies_have_the_fields_of_the_document() {
         ("UploadBegin", json!(begin)),
         ("UploadState", json!(UploadState { offset: 1 })),
         ("VersionInfo", json!(version)),
-        ("Login", json!(login)),
+        ("Login", json!(LoginWithCode { login, code: key.clone().into() })),
         ("LoggedIn", json!(LoggedIn { token: key.clone().into(), device: key.clone() })),
         ("Restore", json!(Restore { node: 5, version: Some(7) })),
         ("BatchReply", json!(reply)),
@@ -233,6 +233,15 @@ fn management_answers_as_the_document_says_and_only_to_administrators() {
     for what in ["opened port", "done: move the store of bob to disk2", "made user bob"] {
         assert!(said.contains(what), "{what}: {said}");
     }
+    fits(&doc, "Me", &ask(&ann, "GET", "/me", Value::Null).1);
+    let key = ask(&ann, "POST", "/totp", Value::Null).1;
+    fits(&doc, "TotpKey", &key);
+    assert_eq!(ask(&ann, "POST", "/totp/on", json!({"code": "12"})).0, 401);
+    assert_eq!(ask(&ann, "POST", "/totp/off", json!({"password": "wrong"})).0, 401);
+    assert_eq!(ask(&ann, "POST", "/totp/off", json!({"password": "correct horse"})).0, 204);
+    let mkdir = json!({"op": "mkdir", "parent": 1, "name": "d"});
+    assert_eq!(ask(&ann, "POST", "/op", mkdir).0, 200);
+    fits(&doc, "Activity", &ask(&ann, "GET", "/activity", Value::Null).1[0]);
     // For anybody else none of it is there.
     for (path, methods) in doc["paths"].as_object().unwrap() {
         if path.starts_with("/admin") {

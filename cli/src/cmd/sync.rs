@@ -5,10 +5,12 @@ use crate::output;
 use crate::signals::StopSignals;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use pvfs2_sync::api::Login;
+use pvfs2_sync::api::{CODE_NEEDED, Login, LoginWithCode};
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon::{self, Status};
 use pvfs2_sync::device::engine::Report;
+use pvfs2_sync::error::SyncError;
+use pvfs2_sync::secret::Secret;
 use pvfs2_sync::server::root::{self, Begin, Known};
 use pvfs2_sync::server::running::{Options, Running};
 use pvfs2_sync::server::serve::Identity;
@@ -277,20 +279,25 @@ fn state_home() -> Result<PathBuf> {
 
 /// Reads the password; a terminal does not show it.
 fn password(user: &str) -> Result<String> {
+    asked(&format!("Password of {user}:"))
+}
+
+/// Asks for a secret: a line of standard input.
+fn asked(question: &str) -> Result<String> {
     use std::io::IsTerminal;
     let terminal = std::io::stdin().is_terminal();
     let echo = |on: &str| terminal && Command::new("stty").arg(on).status().is_ok();
     if terminal {
-        say(format!("Password of {user}:"));
+        say(question);
     }
     echo("-echo");
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line);
     echo("echo");
-    read.context("cannot read the password")?;
+    read.context("cannot read standard input")?;
     let line = line.trim_end_matches(['\r', '\n']).to_owned();
     if line.is_empty() {
-        bail!("no password: type it, or give it as the first line of standard input");
+        bail!("{question} no answer: type it, or give it as a line of standard input");
     }
     Ok(line)
 }
@@ -309,7 +316,16 @@ fn setup(args: SetupArgs) -> Result<()> {
         user: args.user,
         device: args.device.unwrap_or_else(host_name),
     };
-    let config = Config::set_up(&state, &args.server, ca, &login, &args.folder)?;
+    let mut login = LoginWithCode { login, code: Secret::default() };
+    let set_up =
+        |login: &_| Config::set_up_with_code(&state, &args.server, ca.clone(), login, &args.folder);
+    let config = match set_up(&login) {
+        Err(SyncError::Denied(why)) if why == CODE_NEEDED => {
+            login.code = asked("Code of your app, or a recovery code:")?.into();
+            set_up(&login)?
+        }
+        other => other?,
+    };
     say(format!(
         "{} is signed in; {} will be in step with {}. Next: pvfs2 sync daemon",
         config.device,

@@ -3,7 +3,7 @@
 use super::base::Base;
 use super::engine::Engine;
 use super::http::Client;
-use crate::api::Login;
+use crate::api::{Login, LoginWithCode};
 use crate::error::{Result, SyncError};
 use crate::files::disk::Disk;
 use crate::names::OWN_DIR;
@@ -61,6 +61,23 @@ impl Config {
         login: &Login,
         folder: &Path,
     ) -> Result<Self> {
+        let login = LoginWithCode { login: login.clone(), code: Secret::default() };
+        Self::set_up_with_code(state, server, ca, &login, folder)
+    }
+
+    /// The same for an account that signs in in two steps; without a code the server's refusal is
+    /// [`crate::api::CODE_NEEDED`].
+    ///
+    /// # Errors
+    /// As [`Config::set_up`].
+    pub fn set_up_with_code(
+        state: &Path,
+        server: &str,
+        ca: Option<String>,
+        with_code: &LoginWithCode,
+        folder: &Path,
+    ) -> Result<Self> {
+        let login = &with_code.login;
         let fail = |p: &Path, e| SyncError::io(p.display().to_string(), e);
         if state.join("device.json").exists() {
             return Err(SyncError::Taken(format!("{} has a set-up already", state.display())));
@@ -68,7 +85,7 @@ impl Config {
         std::fs::create_dir_all(state).map_err(|e| fail(state, e))?;
         std::fs::create_dir_all(folder).map_err(|e| fail(folder, e))?;
         let folder = folder.canonicalize().map_err(|e| fail(folder, e))?;
-        let session = Client::new(server, ca.as_deref(), "")?.login(login)?;
+        let session = Client::new(server, ca.as_deref(), "")?.login_with_code(with_code)?;
         let disk = Disk::open(&folder, &folder.join(OWN_DIR), None)?;
         let config = Self {
             server: server.to_owned(),

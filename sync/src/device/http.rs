@@ -1,7 +1,9 @@
 //! The server over HTTPS: what [`Remote`] asks, as requests of `/api/v1`. A request whose answer was
 //! lost is not sent again here: the pass ends, and the next one asks what became of it.
 use super::Remote;
-use crate::api::{BatchOp, Changes, LoggedIn, Login, NodeInfo, UploadBegin, UploadState};
+use crate::api::{
+    BatchOp, Changes, LoggedIn, Login, LoginWithCode, NodeInfo, UploadBegin, UploadState,
+};
 use crate::error::{Result, SyncError};
 use crate::files::PIECE_BYTES;
 use crate::tree::NodeId;
@@ -79,6 +81,14 @@ impl Client {
     /// # Errors
     /// As the server says.
     pub fn login(&self, login: &Login) -> Result<LoggedIn> {
+        self.json(Method::POST, "/login", Some(login))
+    }
+
+    /// Signs in to an account that has two steps.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn login_with_code(&self, login: &LoginWithCode) -> Result<LoggedIn> {
         self.json(Method::POST, "/login", Some(login))
     }
 

@@ -2,6 +2,7 @@
 //! opaque, and kept hashed, so that a stolen database signs nobody in (traps 19, 20).
 use super::app_passwords::Remembered;
 use super::limits::Limits;
+use super::totp::Waiting;
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
 use argon2::Argon2;
@@ -66,6 +67,8 @@ pub struct Accounts {
     /// One hash at a time and one waiting: bounded memory and time.
     hashing: [Mutex<()>; 2],
     pub(super) dummy: String,
+    /// Passwords that were right and wait for a code.
+    pub(super) waiting: Waiting,
 }
 
 impl std::fmt::Debug for Accounts {
@@ -89,6 +92,9 @@ CREATE TABLE IF NOT EXISTS share (
     id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, user INTEGER NOT NULL,
     node INTEGER NOT NULL, password TEXT, ends_ms INTEGER, created_ms INTEGER NOT NULL,
     opened INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS totp (
+    user INTEGER PRIMARY KEY, secret BLOB NOT NULL, step INTEGER NOT NULL, is_on INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS recovery (user INTEGER NOT NULL, hash BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS setting (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (
     at_ms INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
@@ -176,6 +182,7 @@ impl Accounts {
             remembered: Remembered::new()?,
             hashing: Default::default(),
             dummy: hash_password("nobody has this password")?,
+            waiting: Waiting::default(),
         })
     }
 
@@ -342,6 +349,7 @@ impl Accounts {
         tx.execute("DELETE FROM app_password WHERE user = ?1", [user.id])?;
         tx.commit()?;
         self.remembered.forget();
+        self.forget_waiting(user.id);
         Ok(())
     }
 

@@ -51,6 +51,7 @@ pub async fn users(State(app): State<App>, who: Who) -> Page {
                 admin: user.admin,
                 quota: user.quota.map_or(String::new(), |q| (q / MIB).to_string()),
                 disabled: user.disabled,
+                two_step: app.accounts.has_totp(user.id)?,
                 used,
             });
         }
@@ -69,7 +70,7 @@ pub async fn users(State(app): State<App>, who: Who) -> Page {
             )
         });
         let message = String::new();
-        Ok(Admin { frame: frame(&who.session), message, users: rows, audit, keep, swept })
+        Ok(Admin { frame: frame(&who), message, users: rows, audit, keep, swept })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -127,6 +128,8 @@ pub struct Change {
     disabled: String,
     #[serde(default)]
     password: Secret,
+    #[serde(default)]
+    one_step: String,
 }
 
 /// Changes a user.
@@ -140,10 +143,24 @@ pub async fn change(
         only_admin(&who)?;
         let (quota, disabled) = (quota(&form.quota)?, form.disabled == "yes");
         let user = &who.session.user;
-        set_user(&app, &user.name, user.id, id, quota, disabled, &form.password)
+        set_user(&app, &user.name, user.id, id, quota, disabled, &form.password)?;
+        if form.one_step == "yes" {
+            turn_totp_off(&app, &user.name, id)?;
+        }
+        Ok(())
     })
     .await?;
     Ok(to("/admin"))
+}
+
+/// Turns the two-step sign-in of somebody off who lost phone and recovery codes.
+///
+/// # Errors
+/// No such user; database.
+pub(super) fn turn_totp_off(app: &App, who: &str, id: i64) -> Result<()> {
+    let user = app.accounts.user(id)?;
+    app.accounts.turn_totp_off(id)?;
+    app.accounts.audit(who, &format!("turned two-step sign-in of {} off", user.name), now_ms())
 }
 
 /// Sets an account's quota, whether it is kept out, and a password if it is not empty.
@@ -164,7 +181,10 @@ pub(super) fn set_user(
         return Err(SyncError::Invalid("you cannot keep yourself out".into()));
     }
     app.accounts.set_user(id, quota, disabled)?;
-    app.worker(&user)?.store.lock().set_quota(quota);
+    // A store that is not open takes it when it opens, also one whose route is not mounted now.
+    if let Some(worker) = app.open_worker(id) {
+        worker.store.lock().set_quota(quota);
+    }
     if !password.is_empty() {
         app.accounts.set_password(&user, password)?;
     }

@@ -51,13 +51,15 @@ pub struct Account {
     admin: bool,
     quota: Option<u64>,
     disabled: bool,
+    two_step: bool,
     route: i64,
 }
 
 fn account(app: &App, user: User) -> Result<Account> {
     let route = app.place(&user)?;
     let User { id, name, admin, quota, disabled } = user;
-    Ok(Account { id, name, admin, quota, disabled, route })
+    let two_step = app.accounts.has_totp(id)?;
+    Ok(Account { id, name, admin, quota, disabled, two_step, route })
 }
 
 /// The accounts.
@@ -102,6 +104,8 @@ pub struct Changed {
     disabled: bool,
     #[serde(default)]
     password: Secret,
+    #[serde(default)]
+    one_step: bool,
 }
 
 /// Sets an account's quota, whether it is kept out, and a password if one is given.
@@ -114,6 +118,9 @@ pub async fn set_user(
     let own = who.session.user.id;
     let set = act(app, who, move |app, who| {
         super::admin::set_user(app, who, own, id, req.quota, req.disabled, &req.password)?;
+        if req.one_step {
+            super::admin::turn_totp_off(app, who, id)?;
+        }
         account(app, app.accounts.user(id)?)
     });
     Ok(Json(set.await?))

@@ -4,10 +4,11 @@ use super::accounts::SessionInfo;
 use super::http::{Answer, App, Failure, Peer, Who, blocking};
 use super::users::now_ms;
 use crate::api::{
-    BatchOp, BatchReply, Changes, LoggedIn, Login, NodeInfo, Restore, UploadBegin, UploadState,
-    VersionInfo,
+    BatchOp, BatchReply, Changes, LoggedIn, LoginWithCode, NodeInfo, Restore, UploadBegin,
+    UploadState, VersionInfo,
 };
 use crate::error::SyncError;
+use crate::secret::Secret;
 use crate::tree::NodeId;
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
@@ -25,11 +26,12 @@ const BATCH_OPS_MAX: usize = 1_000;
 pub async fn login(
     State(app): State<App>,
     Extension(Peer(peer)): Extension<Peer>,
-    Json(req): Json<Login>,
+    Json(LoginWithCode { login: req, code }): Json<LoginWithCode>,
 ) -> Answer<Json<LoggedIn>> {
     blocking(move || {
-        let user =
-            app.accounts.check(&req.user, &req.password, &peer.ip().to_string(), now_ms())?;
+        let (from, now) = (peer.ip().to_string(), now_ms());
+        let user = app.accounts.check(&req.user, &req.password, &from, now)?;
+        app.accounts.second_step(&user, &code, &from, now)?;
         let name = if req.device.is_empty() { "device" } else { &req.device };
         let (token, device) = app.accounts.begin_session(user.id, name, now_ms())?;
         app.accounts.audit(&user.name, &format!("signed in device {name:?}"), now_ms())?;
@@ -61,16 +63,91 @@ pub struct Me {
     pub quota: Option<u64>,
     /// The server's newest revision for this user.
     pub rev: i64,
+    /// How many conflict copies there are.
+    #[serde(default)]
+    pub conflicts: usize,
+    /// Whether signing in has two steps.
+    #[serde(default)]
+    pub two_step: bool,
 }
 
 /// Who is asking.
-pub async fn me(who: Who) -> Answer<Json<Me>> {
+pub async fn me(State(app): State<App>, who: Who) -> Answer<Json<Me>> {
     blocking(move || {
+        let two_step = app.accounts.has_totp(who.session.user.id)?;
+        let conflicts = who.worker.conflicts();
         let store = who.worker.store.lock();
         let (used, quota) = store.usage()?;
         let (rev, _) = store.head()?;
         let user = who.session.user;
-        Ok(Json(Me { user: user.name, admin: user.admin, used, quota, rev }))
+        let (admin, user) = (user.admin, user.name);
+        Ok(Json(Me { user, admin, used, quota, rev, conflicts, two_step }))
+    })
+    .await
+}
+
+/// A secret of the two-step sign-in.
+#[derive(Debug, Serialize)]
+pub struct TotpKey {
+    key: String,
+    uri: String,
+}
+
+/// Makes a secret; it is not asked for before it is turned on with a code.
+pub async fn totp_begin(State(app): State<App>, who: Who) -> Answer<Json<TotpKey>> {
+    blocking(move || {
+        let shown = app.accounts.begin_totp(&who.session.user)?;
+        Ok(Json(TotpKey { key: shown.text, uri: shown.uri }))
+    })
+    .await
+}
+
+/// A code of it.
+#[derive(Debug, Deserialize)]
+pub struct TotpCode {
+    code: Secret,
+}
+
+/// Recovery codes.
+#[derive(Debug, Serialize)]
+pub struct TotpCodes {
+    recovery: Vec<String>,
+}
+
+/// Turns the two-step sign-in on; the recovery codes are told once.
+pub async fn totp_on(
+    State(app): State<App>,
+    who: Who,
+    Json(req): Json<TotpCode>,
+) -> Answer<Json<TotpCodes>> {
+    blocking(move || {
+        let user = &who.session.user;
+        let recovery = app.accounts.turn_totp_on(user, &req.code, now_ms())?;
+        app.accounts.audit(&user.name, "turned two-step sign-in on", now_ms())?;
+        Ok(Json(TotpCodes { recovery }))
+    })
+    .await
+}
+
+/// The account's password.
+#[derive(Debug, Deserialize)]
+pub struct TotpOff {
+    password: Secret,
+}
+
+/// Turns it off.
+pub async fn totp_off(
+    State(app): State<App>,
+    Extension(Peer(peer)): Extension<Peer>,
+    who: Who,
+    Json(req): Json<TotpOff>,
+) -> Answer<StatusCode> {
+    blocking(move || {
+        let (user, from) = (&who.session.user, peer.ip().to_string());
+        app.accounts.check(&user.name, &req.password, &from, now_ms())?;
+        app.accounts.turn_totp_off(user.id)?;
+        app.accounts.audit(&user.name, "turned two-step sign-in off", now_ms())?;
+        Ok(StatusCode::NO_CONTENT)
     })
     .await
 }

@@ -130,7 +130,7 @@ impl Accounts {
             if known(now_ms).is_none() {
                 let user = match number(password) {
                     Some(id) => self.check_app(name, id, password, from, now_ms)?,
-                    None => self.check(name, password, from, now_ms)?,
+                    None => self.check_single(name, password, from, now_ms)?,
                 };
                 let mut all = self.remembered.all.lock();
                 if all.len() >= REMEMBERED_MAX {
@@ -143,6 +143,16 @@ impl Accounts {
         let id = known(now_ms).ok_or_else(denied)?;
         let user = self.user(id)?;
         if user.disabled || user.name != name { Err(denied()) } else { Ok(user) }
+    }
+
+    /// The account's own password, of an account that signs in in one step.
+    fn check_single(&self, name: &str, password: &str, from: &str, now_ms: i64) -> Result<User> {
+        let user = self.check(name, password, from, now_ms)?;
+        if self.has_totp(user.id)? {
+            let why = "this account signs in in two steps: use an app password here";
+            return Err(SyncError::Denied(why.into()));
+        }
+        Ok(user)
     }
 
     fn check_app(

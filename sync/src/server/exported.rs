@@ -1,4 +1,5 @@
-//! Accounts in a backup: with the hash of the password, so that they can be made again where they are not
+//! Accounts in a backup: with the hash of the password and the
+//! secret of the two-step sign-in, so that they can be made again where they are not
 //! there any more.
 use super::accounts::{Accounts, USER, User, check_name, user_of};
 use crate::error::{Result, SyncError};
@@ -18,6 +19,12 @@ pub struct Exported {
     quota: Option<u64>,
     /// Kept out.
     disabled: bool,
+    /// The secret of the two-step sign-in, if it is on.
+    #[serde(default)]
+    totp: Option<Vec<u8>>,
+    /// Hashes of recovery codes.
+    #[serde(default)]
+    recovery: Vec<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Exported {
@@ -46,14 +53,22 @@ impl Accounts {
         let rows = q.query_map([], |r| Ok((user_of(r)?, r.get(5)?)))?;
         let rows = rows.collect::<rusqlite::Result<Vec<(User, String)>>>()?;
         let kept = rows.into_iter().filter(|(u, _)| names.contains(&u.name.as_str()));
-        let one = |(u, password): (User, String)| Exported {
-            name: u.name,
-            password,
-            admin: u.admin,
-            quota: u.quota,
-            disabled: u.disabled,
+        let mut secret = db.prepare("SELECT secret FROM totp WHERE user = ?1 AND is_on = 1")?;
+        let mut codes = db.prepare("SELECT hash FROM recovery WHERE user = ?1")?;
+        let mut one = |(u, password): (User, String)| {
+            Ok(Exported {
+                totp: secret.query_row([u.id], |r| r.get(0)).optional()?,
+                recovery: codes
+                    .query_map([u.id], |r| r.get(0))?
+                    .collect::<rusqlite::Result<_>>()?,
+                name: u.name,
+                password,
+                admin: u.admin,
+                quota: u.quota,
+                disabled: u.disabled,
+            })
         };
-        Ok(kept.map(one).collect())
+        kept.map(&mut one).collect()
     }
 
     /// Makes an account again that is not there.
@@ -69,7 +84,17 @@ impl Accounts {
         );
         let values =
             params![account.name, account.password, account.admin, quota, account.disabled, now_ms];
-        let made = self.db.lock().query_row(&sql, values, user_of).optional()?;
-        made.ok_or_else(|| SyncError::Taken(format!("user {}", account.name)))
+        let mut db = self.db.lock();
+        let tx = db.transaction()?;
+        let made = tx.query_row(&sql, values, user_of).optional()?;
+        let made = made.ok_or_else(|| SyncError::Taken(format!("user {}", account.name)))?;
+        if let Some(secret) = &account.totp {
+            tx.execute("INSERT INTO totp VALUES (?1, ?2, 0, 1)", params![made.id, secret])?;
+            for hash in &account.recovery {
+                tx.execute("INSERT INTO recovery VALUES (?1, ?2)", params![made.id, hash])?;
+            }
+        }
+        tx.commit()?;
+        Ok(made)
     }
 }

@@ -5,6 +5,7 @@
 //! something must also come from our own pages, told by Origin (trap 19).
 use super::accounts::Session;
 use super::users::{Users, Worker, now_ms};
+use super::{activity, preview, pwa, totp_pages};
 use super::{admin, admin_api, api, content, dav, manage, metrics, share_pages, web, zip};
 use crate::error::{Result, SyncError};
 use axum::Router;
@@ -153,7 +154,7 @@ impl FromRequestParts<App> for Who {
     }
 }
 
-/// Headers on every answer: nothing is guessed, framed, scripted or kept.
+/// Headers on every answer: nothing is guessed, framed, scripted from elsewhere or kept.
 async fn headers(request: Request, next: Next) -> Response {
     let mut answer = next.run(request).await;
     let fixed = [
@@ -164,7 +165,8 @@ async fn headers(request: Request, next: Next) -> Response {
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+            "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; \
+             worker-src 'self'; manifest-src 'self'; form-action 'self'; \
              frame-ancestors 'none'; base-uri 'none'",
         ),
     ];
@@ -197,6 +199,10 @@ pub fn router(app: App) -> Router {
         .route("/login", post(api::login))
         .route("/logout", post(api::logout))
         .route("/me", get(api::me))
+        .route("/activity", get(activity::list))
+        .route("/totp", post(api::totp_begin))
+        .route("/totp/on", post(api::totp_on))
+        .route("/totp/off", post(api::totp_off))
         .route("/changes", get(api::changes))
         .route("/nodes/{id}", get(api::node))
         .route("/nodes/{id}/children", get(api::children))
@@ -235,6 +241,7 @@ pub fn router(app: App) -> Router {
     let pages = Router::new()
         .route("/", get(web::home))
         .route("/login", get(web::login_page).post(web::login))
+        .route("/login/code", post(totp_pages::login_code))
         .route("/signup", get(web::signup_page).post(web::signup))
         .route("/logout", post(web::logout))
         .route("/files/{id}", get(web::browse))
@@ -257,8 +264,18 @@ pub fn router(app: App) -> Router {
         .route("/download/{id}/{rev}", get(content::version))
         .route("/trash", get(web::trash))
         .route("/conflicts", get(web::conflicts))
+        .route("/activity", get(activity::show_page))
+        .route("/view/{id}", get(preview::view))
+        .route("/thumb/{id}", get(preview::thumb))
+        .route("/pdf/{id}", get(preview::pdf))
         .route("/account", get(web::account))
         .route("/account/password", post(web::password))
+        .route("/account/two-step", get(totp_pages::two_step))
+        .route("/account/two-step/begin", post(totp_pages::begin))
+        .route("/account/two-step/on", post(totp_pages::on))
+        .route("/account/two-step/off", post(totp_pages::off))
+        .route("/account/two-step/recovery", post(totp_pages::recovery))
+        .route("/account/sessions/end-others", post(web::end_others))
         .route("/account/apps", post(web::make_app))
         .route("/account/apps/{id}/revoke", post(web::revoke_app))
         .route("/account/sessions/{id}/end", post(web::end_session))
@@ -280,6 +297,13 @@ pub fn router(app: App) -> Router {
         .route("/admin/audit", get(manage::audit))
         .route("/admin/live", get(manage::live))
         .route("/style.css", get(web::style))
+        .route("/manifest.webmanifest", get(pwa::manifest))
+        .route("/icon.svg", get(pwa::icon))
+        .route("/icon-192.png", get(pwa::icon_192))
+        .route("/icon-512.png", get(pwa::icon_512))
+        .route("/app.js", get(pwa::script))
+        .route("/sw.js", get(pwa::worker))
+        .route("/offline", get(pwa::offline))
         .route("/metrics", get(metrics::show))
         .route("/healthz", get(|| async { "ok\n" }));
     Router::new()

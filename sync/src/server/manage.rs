@@ -152,7 +152,7 @@ pub async fn routes(State(app): State<App>, who: Who) -> Page {
             }
         };
         let routes = all.into_iter().map(row).collect();
-        Ok(RoutesPage { frame: frame(&who.session), routes, places, jobs: job_rows(&app) })
+        Ok(RoutesPage { frame: frame(&who), routes, places, jobs: job_rows(&app) })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -249,7 +249,7 @@ pub async fn ports(State(app): State<App>, who: Who) -> Page {
         let ports = ports_of(&app);
         let many = ports.iter().filter(|p| !p.draining).count() > 1;
         let ports = ports.into_iter().map(|p| (p.address, p.draining, p.connections)).collect();
-        Ok(PortsPage { frame: frame(&who.session), ports, many })
+        Ok(PortsPage { frame: frame(&who), ports, many })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -302,7 +302,7 @@ pub async fn backups(State(app): State<App>, who: Who) -> Page {
             }
         };
         Ok(BackupsPage {
-            frame: frame(&who.session),
+            frame: frame(&who),
             dir: app.local.word("backups")?.unwrap_or_default(),
             error,
             users: app.accounts.users()?.into_iter().map(|u| u.name).collect(),
@@ -423,7 +423,7 @@ pub async fn audit(State(app): State<App>, who: Who, Query(part): Query<Part>) -
         let full = rows.len() == AUDIT_ROWS as usize;
         let older = rows.last().filter(|_| full).map_or(0, |e| e.id);
         let rows = rows.into_iter().map(|e| (time(e.at_ms), e.who, e.what)).collect();
-        Ok(AuditPage { frame: frame(&who.session), who: name, rows, older })
+        Ok(AuditPage { frame: frame(&who), who: name, rows, older })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -464,7 +464,7 @@ pub async fn live(State(app): State<App>, who: Who) -> Page {
             ("Accounts".into(), users.len().to_string()),
         ];
         let seen = seen.into_iter().map(|(ms, user, device)| (user, device, time(ms))).collect();
-        Ok(LivePage { frame: frame(&who.session), facts, stores, seen, jobs: job_rows(&app) })
+        Ok(LivePage { frame: frame(&who), facts, stores, seen, jobs: job_rows(&app) })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }

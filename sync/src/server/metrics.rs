@@ -26,10 +26,18 @@ impl Requests {
 }
 
 /// The first words of the paths that there are; what is beneath them is not told apart.
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 26] = [
     "",
     "account",
+    "activity",
     "admin",
+    "app.js",
+    "icon.svg",
+    "manifest.webmanifest",
+    "pdf",
+    "sw.js",
+    "thumb",
+    "view",
     "conflicts",
     "dav",
     "download",
@@ -46,7 +54,9 @@ const PAGES: [&str; 18] = [
     "trash",
     "zip",
 ];
-const API: [&str; 15] = [
+const API: [&str; 17] = [
+    "activity",
+    "totp",
     "admin",
     "batch",
     "changes",

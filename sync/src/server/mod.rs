@@ -8,6 +8,8 @@
 //! | [`local`] | the server's own database: storage routes, where each store lies, settings |
 //! | [`replace`], [`copying`] | a store takes another's place, step by step; copies that are checked |
 //! | [`backups`], [`loading`], [`exported`] | backups made, listed, read again, loaded; accounts in them |
+//! | [`totp`], [`totp_pages`] | sign-in in two steps |
+//! | [`preview`], [`activity`], [`pwa`] | files looked at; what was done lately; the pages as an app |
 //! | [`audit`] | who did what |
 //! | [`jobs`] | long work of the administrator, one at a time |
 //! | [`metrics`] | counters for Prometheus |
@@ -21,6 +23,7 @@
 //! | [`serve`], [`ports`] | certificate, connections; where it listens, changed while it runs |
 //! | [`running`] | the server as a whole |
 pub mod accounts;
+pub mod activity;
 pub mod admin;
 pub mod admin_api;
 pub mod api;
@@ -41,6 +44,8 @@ pub mod manage_pages;
 pub mod metrics;
 pub mod pages;
 pub mod ports;
+pub mod preview;
+pub mod pwa;
 pub mod replace;
 pub mod root;
 pub mod running;
@@ -49,6 +54,8 @@ pub mod settings;
 pub mod share_pages;
 pub mod shares;
 pub mod sweep;
+pub mod totp;
+pub mod totp_pages;
 pub mod users;
 pub mod web;
 pub mod zip;

@@ -1,5 +1,7 @@
-//! The pages' templates and what they show. All text is escaped by askama (trap 19); there is no script.
+//! The pages' templates and what they show. All text is escaped by askama (trap 19). The one
+//! script registers the service worker ([`super::pwa`]).
 use super::http::Failure;
+use super::preview::{Shown, promised};
 use crate::api::NodeInfo;
 use crate::error::SyncError;
 use crate::tree::{Kind, NodeId};
@@ -63,6 +65,10 @@ pub struct Row {
     pub name: String,
     /// Whether it is a directory.
     pub dir: bool,
+    /// Whether it can be looked at.
+    pub view: bool,
+    /// Whether a picture of it can be made.
+    pub image: bool,
     /// For a person.
     pub size: String,
     /// For a person.
@@ -78,6 +84,8 @@ impl Row {
             id: n.id,
             name,
             dir,
+            view: !dir && promised(&n.name) != Shown::None,
+            image: !dir && promised(&n.name) == Shown::Image,
             size: if dir { String::new() } else { size(n.size) },
             when: time(n.mtime_ns / 1_000_000),
         }
@@ -91,6 +99,36 @@ pub struct Frame {
     pub user: String,
     /// Whether the management pages are open.
     pub admin: bool,
+    /// How many conflict copies there are.
+    pub conflicts: usize,
+}
+
+/// The question for a code after the password.
+#[derive(Debug, Template)]
+#[template(path = "code.html")]
+pub struct Code {
+    /// What says that the password was right.
+    pub waiting: String,
+    /// What went wrong.
+    pub error: String,
+}
+
+/// Two-step sign-in.
+#[derive(Debug, Template)]
+#[template(path = "two_step.html")]
+pub struct TwoStep {
+    /// The frame.
+    pub frame: Frame,
+    /// Whether it is on.
+    pub on: bool,
+    /// Recovery codes that are left.
+    pub left: i64,
+    /// What went wrong.
+    pub message: String,
+    /// A secret that was begun.
+    pub shown: Option<super::totp::Shown>,
+    /// Recovery codes that were just made; shown this once.
+    pub codes: Vec<String>,
 }
 
 /// Sign in, sign up.
@@ -163,6 +201,8 @@ pub struct Account {
     pub frame: Frame,
     /// Room, for a person.
     pub room: String,
+    /// Whether signing in has two steps.
+    pub two_step: bool,
     /// What went wrong or well.
     pub message: String,
     /// An app password that was just made; shown this once.
@@ -235,6 +275,8 @@ pub struct UserRow {
     pub quota: String,
     /// Kept out.
     pub disabled: bool,
+    /// Signs in in two steps.
+    pub two_step: bool,
     /// What is kept, for a person.
     pub used: String,
 }

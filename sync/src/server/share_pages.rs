@@ -68,7 +68,7 @@ fn list(app: &App, who: &Who, link: String) -> Result<Shares> {
     };
     let all = app.accounts.shares(who.session.user.id, now_ms())?;
     let rows = all.into_iter().map(row).collect::<Result<_>>()?;
-    Ok(Shares { frame: frame(&who.session), rows, link })
+    Ok(Shares { frame: frame(who), rows, link })
 }
 
 /// Shares a node, and shows the link once.

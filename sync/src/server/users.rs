@@ -6,6 +6,7 @@ use super::jobs::Jobs;
 use super::local::{Local, MAIN, Route};
 use super::metrics::Requests;
 use super::ports::Ports;
+use super::preview::Thumbs;
 use super::root::{Begin, Root};
 use crate::error::{Result, SyncError};
 use crate::files::disk::Disk;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -42,6 +43,7 @@ pub struct Worker {
     changed: watch::Sender<u64>,
     route: Arc<OpenRoute>,
     retired: AtomicBool,
+    conflicts: AtomicUsize,
 }
 
 /// A storage route that is open.
@@ -82,11 +84,20 @@ impl Worker {
     /// # Errors
     /// As `f`.
     pub fn change<T>(&self, f: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
-        let result = f(&mut self.store.lock());
+        let mut store = self.store.lock();
+        let result = f(&mut store);
         if result.is_ok() {
+            self.conflicts.store(store.count_conflicts()?, Ordering::Relaxed);
+            drop(store);
             self.changed.send_modify(|n| *n += 1);
         }
         result
+    }
+
+    /// How many conflict copies there were after the last change.
+    #[must_use]
+    pub fn conflicts(&self) -> usize {
+        self.conflicts.load(Ordering::Relaxed)
     }
 
     /// The user's folder, and what is kept beside it.
@@ -164,6 +175,8 @@ pub struct Users {
     clock: Clock,
     /// When the server last went round to drop what has been kept long enough, and what went.
     pub swept: Mutex<Option<(i64, Expired)>>,
+    /// Pictures of images.
+    pub thumbs: Thumbs,
     /// Requests by route and status.
     pub requests: Requests,
     /// Only this process has it: for what a browser keeps as proof that a link's password was known.
@@ -232,6 +245,7 @@ impl Users {
             signup,
             clock,
             swept: Mutex::default(),
+            thumbs: Thumbs::default(),
             requests: Requests::default(),
             key: secret().map_err(|e| SyncError::io("random bytes", e))?,
             closing: watch::Sender::new(false),
@@ -405,6 +419,7 @@ impl Users {
         let epoch = hex(&secret::<8>().map_err(|e| SyncError::io("random bytes", e))?);
         let db = Connection::open(&db_path)?;
         let store = Store::open(db, files.clone(), self.clock.clone(), &epoch, user.quota)?;
+        let conflicts = store.count_conflicts()?;
         let worker = Arc::new(Worker {
             files,
             store: Mutex::new(store),
@@ -413,6 +428,7 @@ impl Users {
             changed: watch::Sender::new(0),
             route,
             retired: AtomicBool::new(false),
+            conflicts: AtomicUsize::new(conflicts),
         });
         workers.insert(user.id, worker.clone());
         Ok(worker)

@@ -1,6 +1,5 @@
 //! Pages of a user: sign up, sign in, browse, upload, download, versions, trash, conflicts, account.
 //! Every page works without JavaScript: links and forms only.
-use super::accounts::Session;
 use super::content::receive;
 use super::http::{App, COOKIE, Failure, Peer, Who, blocking, from_our_pages, token};
 use super::pages::{self, Account, Browse, Details, Enter, Frame, List, Row, show, size, time};
@@ -34,8 +33,9 @@ pub fn to(place: &str) -> Response {
 
 /// The frame of somebody's pages.
 #[must_use]
-pub fn frame(session: &Session) -> Frame {
-    Frame { user: session.user.name.clone(), admin: session.user.admin }
+pub fn frame(who: &Who) -> Frame {
+    let user = &who.session.user;
+    Frame { user: user.name.clone(), admin: user.admin, conflicts: who.worker.conflicts() }
 }
 
 /// Runs a page's work where blocking is allowed; an error becomes a page.
@@ -82,7 +82,7 @@ pub struct Credentials {
 }
 
 /// A cookie with a new session, on the way to the files.
-fn signed_in(token: &str) -> Response {
+pub(super) fn signed_in(token: &str) -> Response {
     let cookie = format!("{COOKIE}={token}; Path=/; Secure; HttpOnly; SameSite=Strict");
     let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, "/files/1".into())];
     (StatusCode::SEE_OTHER, headers).into_response()
@@ -111,11 +111,15 @@ async fn enter(app: App, peer: Peer, headers: HeaderMap, form: Credentials, new:
         {
             app.accounts.end_session(old.user.id, &old.id)?;
         }
+        if app.accounts.has_totp(user.id)? {
+            return Ok((app.accounts.wait_for_code(user.id, now)?, true));
+        }
         app.accounts.audit(&user.name, if new { "account made" } else { "signed in" }, now)?;
-        Ok(app.accounts.begin_session(user.id, "", now)?.0)
+        Ok((app.accounts.begin_session(user.id, "", now)?.0, false))
     });
     match done.await {
-        Ok(token) => Ok(signed_in(&token)),
+        Ok((waiting, true)) => Ok(super::totp_pages::ask(waiting, String::new(), 200)),
+        Ok((token, _)) => Ok(signed_in(&token)),
         Err(Failure(e)) => {
             let status = StatusCode::from_u16(e.status()).unwrap_or(StatusCode::BAD_REQUEST);
             let mut page =
@@ -177,7 +181,7 @@ pub async fn browse(who: Who, Path(id): Path<NodeId>) -> Page {
         }
         way.reverse();
         drop(store);
-        Ok(Browse { frame: frame(&who.session), id, way, rows, room: room(&who)? })
+        Ok(Browse { frame: frame(&who), id, way, rows, room: room(&who)? })
     });
     show(&shown.await?).map_err(failed)
 }
@@ -287,7 +291,7 @@ pub async fn details(who: Who, Path(id): Path<NodeId>) -> Page {
         }
         let versions = store.versions(id)?;
         Ok(Details {
-            frame: frame(&who.session),
+            frame: frame(&who),
             row: Row::of(&node, node.name.clone()),
             path: store.path(id)?,
             parent: node.parent,
@@ -355,7 +359,7 @@ pub async fn trash(who: Who) -> Page {
         let all = who.worker.store.lock().trash()?;
         let row = |(n, ms): &(NodeInfo, i64)| Row { when: time(*ms), ..Row::of(n, n.name.clone()) };
         let rows = all.iter().map(row).collect();
-        Ok(List { frame: frame(&who.session), trash: true, rows })
+        Ok(List { frame: frame(&who), trash: true, rows })
     });
     show(&shown.await?).map_err(failed)
 }
@@ -365,7 +369,7 @@ pub async fn conflicts(who: Who) -> Page {
     let shown = page(move || {
         let all = who.worker.store.lock().conflicts()?;
         let rows = all.iter().map(|(n, path)| Row::of(n, path.clone())).collect();
-        Ok(List { frame: frame(&who.session), trash: false, rows })
+        Ok(List { frame: frame(&who), trash: false, rows })
     });
     show(&shown.await?).map_err(failed)
 }
@@ -380,8 +384,9 @@ fn account_page(app: &App, who: &Who, message: String) -> Result<Account> {
         (s.id, name, time(s.seen_ms), this)
     };
     Ok(Account {
-        frame: frame(&who.session),
+        frame: frame(who),
         room: room(who)?,
+        two_step: app.accounts.has_totp(who.session.user.id)?,
         message,
         secret: String::new(),
         apps: apps.into_iter().map(|a| (a.id, a.name, used(a.used_ms))).collect(),
@@ -458,6 +463,22 @@ pub async fn password(
         Ok(token) => Ok(signed_in(&token)),
         Err(again) => show(&again).map_err(failed),
     }
+}
+
+/// Signs everything else out.
+pub async fn end_others(State(app): State<App>, who: Who) -> Page {
+    page(move || {
+        let user = &who.session.user;
+        for other in app.accounts.sessions(user.id)? {
+            if other.id != who.session.id {
+                app.accounts.end_session(user.id, &other.id)?;
+                who.worker.store.lock().forget_device(&other.id)?;
+            }
+        }
+        app.accounts.audit(&user.name, "signed everything else out", now_ms())
+    })
+    .await?;
+    Ok(to("/account"))
 }
 
 /// Signs a device or browser out.

@@ -13,6 +13,7 @@
 //! | transaction: node, revision, note | nothing happened | carried out at the next start |
 //! | files renamed | as above | the same again does nothing |
 //! | note struck out | as above | done |
+mod activity;
 mod expire;
 pub mod held;
 mod ops;
@@ -22,6 +23,7 @@ mod schema;
 mod trash;
 mod upload;
 
+pub use activity::Activity;
 pub use expire::{Ages, Expired};
 pub use props::Prop;
 pub use upload::Progress;

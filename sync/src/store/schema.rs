@@ -1,10 +1,10 @@
-//! The tables of one user's database. Version 3: with properties of WebDAV clients
-//! and the sums that they compare.
+//! The tables of one user's database. Version 4: with properties of WebDAV clients
+//! and the sums that they compare, and an index of conflict copies.
 use crate::error::{Result, SyncError};
 use crate::tree::ROOT;
 use rusqlite::Connection;
 
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const TABLES: &str = "
 CREATE TABLE meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
@@ -54,6 +54,11 @@ DROP TABLE IF EXISTS sum;
 CREATE TABLE sum (hash BLOB PRIMARY KEY, sums TEXT NOT NULL) WITHOUT ROWID;
 ";
 
+/// What version 4 has more than version 3.
+const SINCE_4: &str = "
+CREATE INDEX node_conflict ON node (id) WHERE deleted = 0 AND instr(name, ' (conflict ') > 0;
+";
+
 /// Sets the connection up, and makes the tables in a new database.
 pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
     db.set_prepared_statement_cache_capacity(64);
@@ -64,12 +69,13 @@ pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match version {
         VERSION => Ok(()),
-        1 | 2 => {
+        1..VERSION => {
             let tx = db.unchecked_transaction()?;
-            if version == 1 {
-                tx.execute_batch(SINCE_2)?;
+            for (since, sql) in [(2, SINCE_2), (3, SINCE_3), (4, SINCE_4)] {
+                if version < since {
+                    tx.execute_batch(sql)?;
+                }
             }
-            tx.execute_batch(SINCE_3)?;
             tx.execute_batch(&format!("PRAGMA user_version = {VERSION}"))?;
             Ok(tx.commit()?)
         }
@@ -78,6 +84,7 @@ pub fn apply(db: &Connection, epoch: &str) -> Result<()> {
             tx.execute_batch(TABLES)?;
             tx.execute_batch(SINCE_2)?;
             tx.execute_batch(SINCE_3)?;
+            tx.execute_batch(SINCE_4)?;
             tx.execute("INSERT INTO text VALUES ('epoch', ?1)", [epoch])?;
             tx.execute(
                 "INSERT INTO node (id, parent, name, fold, kind, hash, rev) \
@@ -109,7 +116,7 @@ mod tests {
         let epoch: String = db.query_row("SELECT v FROM text", [], |r| r.get(0)).unwrap();
         let sums: i64 = db.query_row("SELECT count(*) FROM sum", [], |r| r.get(0)).unwrap();
         assert_eq!((epoch.as_str(), sums), ("old", 0));
-        db.execute_batch("PRAGMA user_version = 4").unwrap();
+        db.execute_batch(&format!("PRAGMA user_version = {}", VERSION + 1)).unwrap();
         assert!(apply(&db, "new").is_err(), "a newer one is not touched");
     }
 }

@@ -1,4 +1,7 @@
 //! What the tests over TLS share.
+#[allow(dead_code)] // each test uses a part
+pub mod browser;
+
 use pvfs2_sync::server::running::Running;
 use std::sync::Arc;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
@@ -16,6 +19,8 @@ pub fn agent(server: &Running) -> ureq::Agent {
         .http_status_as_error(false)
         .allow_non_standard_methods(true)
         .max_redirects(0)
+        // A refusal that does not wait for a body closes the connection: none is used twice.
+        .max_idle_connections(0)
         .build()
         .new_agent()
 }

@@ -1,0 +1,2 @@
+// The pages need no script; this lets them be installed as an app.
+if ("serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js");

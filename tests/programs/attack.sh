@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# attack.sh PVFS2 [PLACE]: lets strangers try the sync service: schemathesis (every operation of its OpenAPI
+# document with data that fits and data that does not), wapiti (its pages, signed in), testssl.sh (its TLS).
+# Reports go to PLACE (default: a scratch folder that stays if something was found). What they may find is
+# told in docs/SECURITY.md.
+#
+#     pip install schemathesis wapiti3; apt-get install testssl.sh
+#
+# A program that is missing is said to be skipped.
+set -uo pipefail
+BIN=${1:?the pvfs2 program} PLACE=${2:-$(mktemp -d "${TMPDIR:-/tmp}/pvfs2-attack.XXXXXX")}
+PORT=${PORT:-18450} bad=0 server=
+mkdir -p "$PLACE/root"
+trap '[ -z "$server" ] || kill "$server"' EXIT
+"$BIN" sync serve --root "$PLACE/root" --init --listen "127.0.0.1:$PORT" --signup >"$PLACE/log" 2>&1 &
+server=$!
+for _ in $(seq 200); do
+    grep -q "^administrator:" "$PLACE/log" && break
+    kill -0 "$server" 2>/dev/null || { cat "$PLACE/log"; exit 1; }
+    sleep 0.1
+done
+URL=https://127.0.0.1:$PORT
+PASSWORD=$(sed -n 's/^administrator: admin, password \([^ ]*\).*/\1/p' "$PLACE/log")
+CERT=$PLACE/root/.sync/cert.pem
+export REQUESTS_CA_BUNDLE=$CERT
+have() { command -v "$1" >/dev/null || { echo "attack: $1 is not here: skipped"; return 1; }; }
+verdict() { # verdict NAME CODE LOG
+    if [ "$2" = 0 ]; then echo "attack: $1: nothing found"; else
+        bad=$((bad + 1))
+        echo "attack: $1: see $3"
+    fi
+}
+token() {
+    curl -sS --cacert "$CERT" -H 'Content-Type: application/json' "$URL/api/v1/login" \
+        -d "{\"user\": \"admin\", \"password\": \"$PASSWORD\", \"device\": \"attack\"}" |
+        sed -n 's/.*"token":"\([^"]*\)".*/\1/p'
+}
+
+if have st; then
+    # Left out: what ends the session that asks, and what opens ports of this machine.
+    st run "$URL/api/v1/openapi.json" --url "$URL/api/v1" --tls-verify "$CERT" \
+        -H "Authorization: Bearer $(token)" --checks all \
+        --exclude-checks "${ST_EXCLUDE:-positive_data_acceptance}" \
+        --exclude-path /logout --exclude-path '/devices/{id}' --exclude-path /admin/ports --exclude-path /login \
+        --max-examples "${EXAMPLES:-50}" --seed "${SEED:-1}" --continue-on-failure --no-color \
+        >"$PLACE/schemathesis" 2>&1
+    verdict schemathesis $? "$PLACE/schemathesis"
+fi
+if have wapiti; then
+    wapiti -u "$URL/files/1" --scope folder -m "${WAPITI:-common,csp,http_headers,cookieflags}" \
+        --form-cred "admin%$PASSWORD" --form-url "$URL/login" --verify-ssl 0 --flush-session \
+        --max-scan-time 240 --max-links-per-page 20 -f json -o "$PLACE/wapiti.json" >"$PLACE/wapiti" 2>&1
+    python3 -c 'import json, sys
+found = {k: len(v) for k, v in json.load(open(sys.argv[1]))["vulnerabilities"].items() if v}
+print("wapiti:", found or "nothing"); sys.exit(bool(found))' "$PLACE/wapiti.json"
+    verdict wapiti $? "$PLACE/wapiti.json"
+fi
+if have testssl; then
+    testssl --quiet --color 0 --warnings off --severity MEDIUM --jsonfile "$PLACE/testssl.json" \
+        "127.0.0.1:$PORT" >"$PLACE/testssl" 2>&1
+    python3 -c 'import json, sys
+# A certificate that the server signed itself is no finding here.
+own = ("cert_trust", "cert_chain_of_trust", "cert_revocation", "cert_expirationStatus", "cert_crlDistributionPoints")
+found = [f for f in json.load(open(sys.argv[1])) if not f["id"].startswith(own)]
+for f in found: print("testssl:", f["severity"], f["id"], f["finding"])
+sys.exit(bool(found))' "$PLACE/testssl.json"
+    verdict testssl $? "$PLACE/testssl.json"
+fi
+kill -0 "$server" || { echo "attack: the server ended"; bad=$((bad + 1)); }
+grep -E "panicked|ERROR" "$PLACE/log" | sort | uniq -c | sort -rn | head
+echo "attack: $bad with findings; reports in $PLACE"
+[ $bad = 0 ]
