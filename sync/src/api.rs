@@ -1,7 +1,11 @@
 //! What travels over `/api/v1`, as server and devices both use it: JSON bodies.
+use crate::delta::Range;
+use crate::error::{Result, SyncError};
 use crate::rng::{hex, unhex};
 use crate::secret::Secret;
 use crate::tree::{Content, Entry, Key, Kind, NodeId};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The row of the table that the service keeps for each file: name, size, place, last change, deleted.
@@ -173,6 +177,94 @@ pub struct BatchReply {
     /// Why not.
     #[serde(default)]
     pub error: String,
+}
+
+/// Asks for the pieces of ranges of a content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignatureAsk {
+    /// The revision that was seen.
+    pub rev: i64,
+    /// How long a piece is on average, in bytes.
+    pub average: u32,
+    /// Where each range begins and how long it is.
+    pub ranges: Vec<Range>,
+}
+
+/// Asks for ranges of a content, one behind the other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RangesAsk {
+    /// The revision that was seen.
+    pub rev: i64,
+    /// Where each begins and how long it is.
+    pub ranges: Vec<Range>,
+}
+
+/// Before the bytes of each file in the answer to `contents`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContentHead {
+    /// As HTTP says it; no bytes follow unless it is 200.
+    pub status: u16,
+    /// How many bytes follow.
+    pub size: u64,
+    /// Why not.
+    #[serde(default)]
+    pub error: String,
+}
+
+/// So many files fit in one request.
+pub const FILES_MAX: usize = 1_000;
+/// A request or answer with many files has at most so many bytes; one file more than this is no small one.
+pub const FILES_BYTES_MAX: usize = 16 << 20;
+/// Longest head of a file in it.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Puts one file of many to others: the length of its head (32 bits, little endian), the head as JSON,
+/// the bytes.
+///
+/// # Errors
+/// [`SyncError::Invalid`] for a head that is no JSON.
+pub fn pack(into: &mut Vec<u8>, head: &impl Serialize, bytes: &[u8]) -> Result<()> {
+    let text = serde_json::to_vec(head).map_err(|e| SyncError::Invalid(e.to_string()))?;
+    let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    into.extend_from_slice(&len.to_le_bytes());
+    into.extend_from_slice(&text);
+    into.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Takes the next file of many off the front; `size` tells from its head how many bytes are its own.
+/// `None`: there are no more.
+///
+/// # Errors
+/// [`SyncError::Invalid`] for what is cut off or no head.
+pub fn unpack<H: DeserializeOwned>(
+    from: &mut Bytes,
+    size: impl Fn(&H) -> u64,
+) -> Result<Option<(H, Bytes)>> {
+    let cut = || SyncError::Invalid("many files: cut off".into());
+    if from.is_empty() {
+        return Ok(None);
+    }
+    let len = from.split_to_checked(4).ok_or_else(cut)?;
+    let len = <[u8; 4]>::try_from(&len[..]).map(u32::from_le_bytes).map_err(|_| cut())? as usize;
+    if len > HEAD_BYTES_MAX {
+        return Err(SyncError::Invalid("many files: a head that is too long".into()));
+    }
+    let head = from.split_to_checked(len).ok_or_else(cut)?;
+    let head: H = serde_json::from_slice(&head)
+        .map_err(|e| SyncError::Invalid(format!("many files: {e}")))?;
+    let bytes = usize::try_from(size(&head)).ok().and_then(|n| from.split_to_checked(n));
+    Ok(Some((head, bytes.ok_or_else(cut)?)))
+}
+
+trait Front {
+    fn split_to_checked(&mut self, n: usize) -> Option<Bytes>;
+}
+
+impl Front for Bytes {
+    fn split_to_checked(&mut self, n: usize) -> Option<Bytes> {
+        (n <= self.len()).then(|| self.split_to(n))
+    }
 }
 
 /// Sign in.

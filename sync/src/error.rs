@@ -45,6 +45,9 @@ pub enum SyncError {
         "{0} deletions are planned, of {1} entries: say yes first (`pvfs2 sync now --allow-deletes`)"
     )]
     Brake(usize, usize),
+    /// Somebody ended or paused the pass; nothing is lost, the next one goes on.
+    #[error("stopped")]
+    Stopped,
     /// The operating system's word about a file.
     #[error("{what}: {source}")]
     Io {
@@ -88,7 +91,7 @@ impl SyncError {
             Self::Busy(_) => 429,
             Self::Damaged(_) => 422,
             Self::Epoch => 410,
-            Self::RootLost(_) | Self::Held(_) | Self::Net(_) => 503,
+            Self::RootLost(_) | Self::Held(_) | Self::Net(_) | Self::Stopped => 503,
             Self::Io { .. } | Self::Db(_) | Self::Crash => 500,
         }
     }

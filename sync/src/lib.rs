@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`tree`], [`plan`] | the three trees, and the pure planner over them |
+//! | [`delta`] | what of a new content the other side already has |
 //! | [`files`] | files behind a trait: real ones beneath a root, simulated ones that fail |
 //! | [`store`] | a user's table and files on the server, kept in step through crashes |
 //! | [`server`] | accounts, API, pages, TLS |
@@ -17,6 +18,7 @@
 //! `device/remote_ops` -> `device/http` -> `server/api`, `server/content` -> [`store`] -> [`files`]; there,
 //! the long poll of `server/api` wakes `device/daemon`, and `device/local_ops` puts the file in place.
 pub mod api;
+pub mod delta;
 pub mod device;
 pub mod error;
 pub mod files;

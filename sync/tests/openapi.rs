@@ -4,9 +4,10 @@
 mod common;
 
 use pvfs2_sync::api::{
-    BatchOp, BatchReply, Changes, Delete, Exchange, LoggedIn, Login, LoginWithCode, Mkdir, Move,
-    NodeInfo, Restore, UploadBegin, UploadState, VersionInfo,
+    BatchOp, BatchReply, Changes, ContentHead, Delete, Exchange, LoggedIn, Login, LoginWithCode,
+    Mkdir, Move, NodeInfo, RangesAsk, Restore, SignatureAsk, UploadBegin, UploadState, VersionInfo,
 };
+use pvfs2_sync::delta::Part;
 use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::running::{Options, Running};
 use pvfs2_sync::tree::Kind;
@@ -144,6 +145,9 @@ fn bodies_have_the_fields_of_the_document() {
         ("LoggedIn", json!(LoggedIn { token: key.clone().into(), device: key.clone() })),
         ("Restore", json!(Restore { node: 5, version: Some(7) })),
         ("BatchReply", json!(reply)),
+        ("SignatureAsk", json!(SignatureAsk { rev: 7, average: 1024, ranges: vec![(0, 1)] })),
+        ("RangesAsk", json!(RangesAsk { rev: 7, ranges: vec![(0, 1)] })),
+        ("ContentHead", json!(ContentHead { status: 200, size: 1, error: key.clone() })),
         ("Mkdir", op(BatchOp::Mkdir(mkdir))),
         ("Move", op(BatchOp::Move(moved))),
         ("Exchange", op(BatchOp::Exchange(swap))),
@@ -151,6 +155,10 @@ fn bodies_have_the_fields_of_the_document() {
     ] {
         fits(&doc, name, &body);
     }
+    // Its place is null as well as a number.
+    let part = json!(Part { from: Some(1), size: 2 });
+    let have = doc["components"]["schemas"]["Part"]["properties"].as_object().unwrap();
+    assert!(have.keys().eq(part.as_object().unwrap().keys()));
     assert_eq!(
         doc["components"]["schemas"]["NodeInfo"]["properties"]["kind"]["enum"],
         json!([Kind::File, Kind::Dir])

@@ -106,17 +106,19 @@ impl Device {
 fn tree(dir: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
     let (mut out, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
     while let Some(d) = dirs.pop() {
-        for e in std::fs::read_dir(&d).unwrap() {
-            let e = e.unwrap();
+        // A daemon may take away what was just listed.
+        let Ok(listing) = std::fs::read_dir(&d) else { continue };
+        for e in listing {
+            let Ok(e) = e else { continue };
             let path = e.path().strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
             if path == ".pvfs2-sync" {
                 continue;
             }
-            if e.file_type().unwrap().is_dir() {
+            if e.file_type().is_ok_and(|t| t.is_dir()) {
                 dirs.push(e.path());
                 out.insert(path, None);
-            } else {
-                out.insert(path, Some(std::fs::read(e.path()).unwrap()));
+            } else if let Ok(bytes) = std::fs::read(e.path()) {
+                out.insert(path, Some(bytes));
             }
         }
     }

@@ -6,11 +6,13 @@
 //! At the end the faults stop, and: all devices and the server hold the same, nothing that no user
 //! replaced or deleted is lost, and (where no backup was loaded) nothing that was deleted is back.
 //!
-//! `PVFS2_SYNC_SIM_SEEDS=N` sets how many histories (default 4,000), `PVFS2_SYNC_SEED=S` replays one
+//! `PVFS2_SYNC_SIM_SEEDS=N` sets how many histories (default 20,000, over all processors), `PVFS2_SYNC_SEED=S` replays one
 //! with its trace.
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-use pvfs2_sync::api::{BatchOp, Changes, NodeInfo, UploadBegin, UploadState};
-use pvfs2_sync::device::Remote;
+#[path = "common/net.rs"]
+mod net;
+
+use net::{Bytes, Net, Request, Server};
 use pvfs2_sync::device::base::Base;
 use pvfs2_sync::device::engine::Engine;
 use pvfs2_sync::error::{Result, SyncError};
@@ -19,168 +21,11 @@ use pvfs2_sync::files::{Area, At, Files};
 use pvfs2_sync::names::fold;
 use pvfs2_sync::plan::Names;
 use pvfs2_sync::rng::{Rng, hex};
-use pvfs2_sync::store::{Progress, Store};
-use pvfs2_sync::tree::{Kind, NodeId};
+use pvfs2_sync::tree::Kind;
 use rusqlite::Connection;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-
-type Bytes = Vec<u8>;
-
-/// A request that is still somewhere in the net.
-#[derive(Clone)]
-enum Request {
-    Run(BatchOp),
-    Begin(UploadBegin),
-    Commit(String),
-}
-
-struct Server {
-    mem: Mem,
-    store: Option<Store>,
-    uploads: HashMap<String, Progress>,
-    epochs: u32,
-    crashes: u32,
-}
-
-impl Server {
-    /// Runs something on the server; a crash there looks like silence to the device.
-    fn call<T>(
-        &mut self,
-        f: impl FnOnce(&mut Store, &mut HashMap<String, Progress>, &Mem) -> Result<T>,
-    ) -> Result<T> {
-        let mut store = self.store.take().unwrap();
-        let result = f(&mut store, &mut self.uploads, &self.mem);
-        if matches!(result, Err(SyncError::Crash)) {
-            self.crashes += 1;
-            self.mem.crash_after(None);
-            self.mem.lose_power();
-            self.uploads.clear();
-            self.store = Some(self.open(store.into_db()));
-            return Err(SyncError::Net("the server crashed".into()));
-        }
-        self.store = Some(store);
-        result
-    }
-
-    fn open(&self, db: Connection) -> Store {
-        let mem = self.mem.clone();
-        let clock = Arc::new(move || mem.now_ns() / 1_000_000);
-        Store::open(db, Arc::new(self.mem.clone()), clock, "epoch0", None).unwrap()
-    }
-
-    fn handle(&mut self, request: &Request) -> Result<Option<NodeInfo>> {
-        self.call(|store, uploads, mem| match request {
-            Request::Run(op) => match op {
-                BatchOp::Mkdir(r) => store.mkdir(r, "sim").map(Some),
-                BatchOp::Move(r) => store.move_node(r, "sim").map(Some),
-                BatchOp::Exchange(r) => store.exchange(r, "sim").map(Some),
-                BatchOp::Delete(r) => store.delete(r, "sim").map(Some),
-            },
-            Request::Begin(r) => store.upload_begin(r).map(|_| None),
-            Request::Commit(id) => {
-                if !uploads.contains_key(id) {
-                    uploads.insert(id.clone(), Progress::resume(mem, id)?);
-                }
-                let done = store.upload_commit(id, uploads.get(id).unwrap(), "sim");
-                if !matches!(done, Err(SyncError::Crash)) {
-                    uploads.remove(id);
-                }
-                done.map(Some)
-            }
-        })
-    }
-}
-
-struct Net<'a> {
-    server: &'a mut Server,
-    rng: &'a mut Rng,
-    late: &'a mut Vec<Request>,
-    faults: bool,
-}
-
-impl Net<'_> {
-    fn lost(&mut self, what: &str) -> Result<()> {
-        if self.faults && self.rng.one_in(25) { Err(SyncError::Net(what.into())) } else { Ok(()) }
-    }
-
-    fn send(&mut self, request: Request) -> Result<Option<NodeInfo>> {
-        if self.faults && self.rng.one_in(20) {
-            self.late.push(request.clone());
-        }
-        self.lost("request")?;
-        let mut answer = self.server.handle(&request);
-        if self.faults && self.rng.one_in(12) {
-            answer = self.server.handle(&request);
-        }
-        self.lost("answer")?;
-        answer
-    }
-}
-
-impl Remote for Net<'_> {
-    fn changes(&mut self, epoch: &str, since: i64) -> Result<Changes> {
-        self.lost("request")?;
-        self.server.call(|s, _, _| s.changes(epoch, since))
-    }
-
-    fn run(&mut self, op: &BatchOp) -> Result<NodeInfo> {
-        Ok(self.send(Request::Run(op.clone()))?.unwrap())
-    }
-
-    fn outcome(&mut self, key: &str) -> Result<Option<NodeInfo>> {
-        self.lost("request")?;
-        self.server.call(|s, _, _| s.done_before(key))
-    }
-
-    fn upload_begin(&mut self, req: &UploadBegin) -> Result<UploadState> {
-        self.send(Request::Begin(req.clone()))?;
-        self.server.call(|s, _, _| s.upload_begin(req))
-    }
-
-    fn upload_append(&mut self, id: &str, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.lost("request")?;
-        self.server.call(|store, uploads, mem| {
-            store.upload_size(id)?;
-            if !uploads.contains_key(id) {
-                uploads.insert(id.to_owned(), Progress::resume(mem, id)?);
-            }
-            uploads.get_mut(id).unwrap().append(mem, id, offset, bytes)
-        })?;
-        self.lost("answer")
-    }
-
-    fn upload_commit(&mut self, id: &str) -> Result<NodeInfo> {
-        Ok(self.send(Request::Commit(id.to_owned()))?.unwrap())
-    }
-
-    fn upload_drop(&mut self, id: &str) -> Result<()> {
-        self.lost("request")?;
-        self.server.call(|store, uploads, _| {
-            uploads.remove(id);
-            store.upload_drop(id)
-        })
-    }
-
-    fn content(
-        &mut self,
-        node: NodeId,
-        rev: i64,
-        from: u64,
-        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        self.lost("request")?;
-        let bytes = self.server.call(|store, _, mem| {
-            let (info, path) = store.content_path(node, Some(rev))?;
-            mem.read(At(Area::Tree, &path), from, usize::try_from(info.size).unwrap())
-        })?;
-        // In two pieces, with the line cut between them now and then.
-        let (one, two) = bytes.split_at(bytes.len() / 2);
-        sink(one)?;
-        self.lost("line cut")?;
-        sink(two)
-    }
-}
+use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Device {
     name: String,
@@ -188,6 +33,8 @@ struct Device {
     base: Option<Base>,
     skew_ns: i64,
     nonce: u64,
+    /// Leaves out `*.txt` for some time.
+    leaves_out: bool,
 }
 
 struct World {
@@ -202,6 +49,8 @@ struct World {
     renames: bool,
     alive: BTreeSet<Bytes>,
     restored: bool,
+    /// Some device left something out: what is let in again is united with what is there.
+    left_out: bool,
     trace: Vec<String>,
     backup: Option<(Mem, Vec<u8>)>,
 }
@@ -224,6 +73,7 @@ impl World {
                 base: Some(Base::open(Connection::open_in_memory().unwrap()).unwrap()),
                 skew_ns: (rng.below(3) as i64 - 1) * 3_600_000_000_000,
                 nonce: (i + 1) << 40,
+                leaves_out: false,
             })
             .collect();
         Self {
@@ -236,6 +86,7 @@ impl World {
             renames,
             alive: BTreeSet::new(),
             restored: false,
+            left_out: false,
             trace: Vec::new(),
             backup: None,
         }
@@ -348,6 +199,9 @@ impl World {
             Arc::new(move || clock.now_ns() + skew),
             Box::new(move || counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
         );
+        if d.leaves_out {
+            engine.leave_out(vec!["*.txt".into(), "/d".into()], Vec::new());
+        }
         if faults {
             mem.crash_after(self.rng.one_in(3).then(|| self.rng.below(60)));
             mem.vanish_after(self.rng.one_in(8).then(|| self.rng.below(30)));
@@ -355,8 +209,13 @@ impl World {
             self.server.mem.crash_after(self.rng.one_in(3).then(|| self.rng.below(80)));
             self.server.mem.full_one_in(if self.rng.one_in(5) { 4 } else { 0 });
         }
-        let mut net =
-            Net { server: &mut self.server, rng: &mut self.rng, late: &mut self.late, faults };
+        let mut net = Net {
+            server: &mut self.server,
+            rng: &mut self.rng,
+            late: &mut self.late,
+            faults,
+            asked: VecDeque::new(),
+        };
         let result = engine.pass(&mut net, true);
         let base = engine.into_base();
         mem.crash_after(None);
@@ -406,6 +265,7 @@ impl World {
     fn run(&mut self) -> std::result::Result<(), String> {
         let steps = 6 + self.rng.below(40);
         let backups = self.rng.one_in(6);
+        let leaving_out = self.rng.one_in(4);
         for _ in 0..steps {
             let i = self.rng.below(self.devices.len() as u64) as usize;
             match self.rng.below(10) {
@@ -413,6 +273,12 @@ impl World {
                 6..=8 => drop(self.pass(i, true)),
                 _ if backups && self.backup.is_none() && !self.restored => self.backup(),
                 _ if backups && self.rng.one_in(2) => self.load_backup(),
+                _ if leaving_out && self.rng.one_in(3) => {
+                    let d = &mut self.devices[i];
+                    d.leaves_out = !d.leaves_out;
+                    self.left_out = true;
+                    self.trace.push(format!("{i} leaves out: {}", d.leaves_out));
+                }
                 _ => {
                     // Something that was under way for long arrives.
                     if !self.late.is_empty() {
@@ -426,6 +292,7 @@ impl World {
                 }
             }
         }
+        self.devices.iter_mut().for_each(|d| d.leaves_out = false);
         let mut quiet = 0;
         for round in 0..60 {
             let i = round % self.devices.len();
@@ -483,6 +350,7 @@ impl World {
         }
         let back = |b: &&Bytes| end.contains(*b);
         if !self.restored
+            && !self.left_out
             && !self.renames
             && let Some(b) = self.superseded.iter().find(back)
         {
@@ -509,17 +377,31 @@ fn whole_system_with_faults() {
         result.unwrap_or_else(|e| panic!("PVFS2_SYNC_SEED={seed}: {e}"));
         return;
     }
-    let count: u64 = std::env::var("PVFS2_SYNC_SIM_SEEDS").map_or(4_000, |n| n.parse().unwrap());
+    let count: u64 = std::env::var("PVFS2_SYNC_SIM_SEEDS").map_or(20_000, |n| n.parse().unwrap());
     let begin = std::time::Instant::now();
-    let (mut crashes, mut restored) = (0, 0);
-    for seed in 0..count {
-        let mut w = World::new(seed);
-        if let Err(e) = w.run() {
-            panic!("PVFS2_SYNC_SEED={seed}: {e}\n(replay it with its trace by that variable)");
+    let (crashes, restored, next) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        return;
+                    }
+                    let mut w = World::new(seed);
+                    if let Err(e) = w.run() {
+                        // The others need not go on.
+                        next.store(count, Ordering::Relaxed);
+                        panic!("PVFS2_SYNC_SEED={seed}: {e}\n(replay it with its trace by that variable)");
+                    }
+                    crashes.fetch_add(u64::from(w.server.crashes), Ordering::Relaxed);
+                    restored.fetch_add(u64::from(w.restored), Ordering::Relaxed);
+                }
+            });
         }
-        crashes += w.server.crashes;
-        restored += u32::from(w.restored);
-    }
+    });
+    let (crashes, restored) = (crashes.into_inner(), restored.into_inner());
     println!(
         "{count} histories in {} ms; {crashes} crashes of the server, {restored} backups loaded",
         begin.elapsed().as_millis()

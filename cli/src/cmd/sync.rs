@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use pvfs2_sync::api::{CODE_NEEDED, Login, LoginWithCode};
 use pvfs2_sync::device::config::Config;
-use pvfs2_sync::device::daemon::{self, Status};
+use pvfs2_sync::device::daemon::{self, Status, Working};
 use pvfs2_sync::device::engine::Report;
+use pvfs2_sync::device::page;
+use pvfs2_sync::device::settings::{self, Settings};
 use pvfs2_sync::error::SyncError;
 use pvfs2_sync::secret::Secret;
 use pvfs2_sync::server::root::{self, Begin, Known};
@@ -57,6 +59,73 @@ pub enum What {
     Status(StateArgs),
     /// List the conflict copies in the folder
     Conflicts(StateArgs),
+    /// Do nothing until `resume`
+    Pause(StateArgs),
+    /// Go on after `pause`
+    Resume(StateArgs),
+    /// Show or set when the folder is brought in step
+    Schedule(ScheduleArgs),
+    /// Show or set how fast bytes may travel
+    Limit(LimitArgs),
+    /// Show, add or remove patterns of what is left out on this device
+    Ignore(IgnoreArgs),
+    /// Show or choose the folders that are synchronised on this device
+    Select(SelectArgs),
+    /// Tell the address of this device's settings page
+    Page(StateArgs),
+}
+
+/// Arguments of `pvfs2 sync schedule`.
+#[derive(clap::Args, Debug)]
+pub struct ScheduleArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// `always`, `every 15 min`, `22:00-06:00` (local time) or `manual`
+    #[arg(value_name = "WHEN")]
+    pub when: Vec<String>,
+}
+
+/// Arguments of `pvfs2 sync limit`.
+#[derive(clap::Args, Debug)]
+pub struct LimitArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// Bytes per second sent, with a suffix K, M, G; 0: no limit
+    #[arg(long, value_name = "RATE")]
+    pub up: Option<String>,
+    /// Bytes per second fetched
+    #[arg(long, value_name = "RATE")]
+    pub down: Option<String>,
+}
+
+/// Arguments of `pvfs2 sync ignore`.
+#[derive(clap::Args, Debug)]
+pub struct IgnoreArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// Patterns in the syntax of .gitignore; those for all devices are in the file .pvfs2syncignore
+    #[arg(value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Take these patterns away instead
+    #[arg(long, requires = "patterns")]
+    pub remove: bool,
+}
+
+/// Arguments of `pvfs2 sync select`.
+#[derive(clap::Args, Debug)]
+pub struct SelectArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub state: StateArgs,
+    /// Only these folders, relative to the synchronised one
+    #[arg(value_name = "FOLDER", conflicts_with = "all")]
+    pub folders: Vec<String>,
+    /// All folders again
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Arguments of `pvfs2 sync quickstart`.
@@ -180,7 +249,65 @@ pub fn run(args: SyncArgs) -> Result<()> {
         What::Now(a) => now(a),
         What::Status(a) => status(a),
         What::Conflicts(a) => conflicts(a),
+        What::Pause(a) => set(&a, |s| s.paused = true),
+        What::Resume(a) => set(&a, |s| s.paused = false),
+        What::Schedule(a) if a.when.is_empty() => show(&a.state),
+        What::Schedule(a) => {
+            let schedule = a.when.join(" ").parse()?;
+            set(&a.state, |s| s.schedule = schedule)
+        }
+        What::Limit(a) => {
+            let up = a.up.as_deref().map(settings::rate).transpose()?;
+            let down = a.down.as_deref().map(settings::rate).transpose()?;
+            set(&a.state, |s| (s.up, s.down) = (up.unwrap_or(s.up), down.unwrap_or(s.down)))
+        }
+        What::Ignore(a) => set(&a.state, |s| {
+            s.ignore.retain(|p| !a.patterns.contains(p));
+            if !a.remove {
+                s.ignore.extend(a.patterns);
+            }
+        }),
+        What::Select(a) if a.folders.is_empty() && !a.all => show(&a.state),
+        What::Select(a) => set(&a.state, |s| s.only = a.folders),
+        What::Page(a) => page(&a),
     }
+}
+
+/// Changes the device's settings and shows them; a daemon that runs takes them in at once.
+fn set(args: &StateArgs, f: impl FnOnce(&mut Settings)) -> Result<()> {
+    let state = state_dir(args)?;
+    Config::load(&state)?;
+    Settings::change(&state, f)?;
+    show(args)
+}
+
+fn show(args: &StateArgs) -> Result<()> {
+    let set = Settings::load(&state_dir(args)?)?;
+    if args.json {
+        return output::json(&set);
+    }
+    let rate = |bytes: u64| match bytes {
+        0 => "no limit".into(),
+        n => format!("{} KiB/s", n >> 10),
+    };
+    let list = |all: &[String], none: &str| match all {
+        [] => none.to_owned(),
+        some => some.join(", "),
+    };
+    say(format!("when: {}{}", set.schedule, if set.paused { " (paused)" } else { "" }));
+    say(format!("up: {}, down: {}", rate(set.up), rate(set.down)));
+    say(format!("left out here: {}", list(&set.ignore, "nothing")));
+    say(format!("folders: {}", list(&set.only, "all")));
+    Ok(())
+}
+
+fn page(args: &StateArgs) -> Result<()> {
+    let address = page::Address::load(&state_dir(args)?)?;
+    if args.json {
+        return output::json(&address);
+    }
+    say(address.url);
+    Ok(())
 }
 
 /// Prints a line; a reader that went away is no reason to stop serving.
@@ -373,12 +500,26 @@ fn now(args: NowArgs) -> Result<()> {
     let state = state_dir(&args.state)?;
     Config::load(&state)?;
     if let Some(_lock) = Config::lock(&state)? {
-        let report = daemon::once(&state, args.allow_deletes)?;
+        use std::io::IsTerminal;
+        let terminal = std::io::stderr().is_terminal();
+        let progress = |w: &Working| {
+            if terminal && w.of > 0 {
+                eprint!("\r{} of {} steps, {} MiB \x1b[K", w.done, w.of, w.bytes >> 20);
+            }
+        };
+        let result = daemon::once_told(&state, args.allow_deletes, &progress);
+        if terminal {
+            eprint!("\r\x1b[K");
+        }
+        let report = result?;
         tell(&report);
         if report.problems.is_empty() {
             return Ok(());
         }
         bail!("{} problems", report.problems.len());
+    }
+    if Settings::load(&state)?.paused {
+        bail!("paused: say `pvfs2 sync resume` first");
     }
     let before = Status::load(&state).map_or(0, |s| s.passes);
     daemon::wish(&state, args.allow_deletes)?;
@@ -406,6 +547,9 @@ fn status(args: StateArgs) -> Result<()> {
     let running = Config::lock(&state)?.is_none();
     say(format!("{} at {}: {}", config.user, config.server, config.folder.display()));
     say(format!("state: {}", status.state));
+    if let Some(w) = Working::load(&state).filter(|_| running) {
+        say(format!("working: {} of {} steps, {} KiB", w.done, w.of, w.bytes >> 10));
+    }
     say(format!(
         "daemon: {}{}",
         if running { "running" } else { "not running" },
@@ -415,6 +559,7 @@ fn status(args: StateArgs) -> Result<()> {
         }
     ));
     say(format!("passes: {}, lost hints: {}", status.passes, status.overflows));
+    show(&StateArgs { json: false, ..args })?;
     for one in &status.skipped {
         say(format!("skipped: {one}"));
     }

@@ -4,7 +4,7 @@ use crate::api::NodeInfo;
 use crate::error::Result;
 use crate::files::Stat;
 use crate::tree::{Content, Entry, Key, Kind, NodeId, Tree};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -90,6 +90,51 @@ CREATE TABLE IF NOT EXISTS swap (
     agreed TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sent (key TEXT PRIMARY KEY, sent TEXT NOT NULL) WITHOUT ROWID;
 ";
+
+/// What was learnt from many operations, to be taken in at once.
+#[derive(Debug, Default)]
+pub struct Learnt {
+    /// Agreed on, as [`Base::agree`] takes it.
+    pub agreed: Vec<(NodeId, Entry, Signature, Option<NodeId>)>,
+    /// Gone on both sides.
+    pub forgotten: Vec<NodeId>,
+    /// Swaps that are over.
+    pub swapped: Vec<String>,
+    /// Requests that were answered.
+    pub answered: Vec<String>,
+}
+
+fn agree_in(
+    tx: &Transaction,
+    id: NodeId,
+    e: &Entry,
+    sig: Signature,
+    drop: Option<NodeId>,
+) -> Result<()> {
+    let parent = if let Key::Node(p) = e.parent { p } else { 0 };
+    if let Some(old) = drop {
+        tx.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([old])?;
+        // A directory that was made again: what was agreed to lie in it lies there still.
+        tx.prepare_cached("UPDATE base SET parent = ?2 WHERE parent = ?1")?.execute([old, id])?;
+    }
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?
+    .execute(params![
+        id,
+        parent,
+        e.name,
+        i64::from(e.kind == Kind::Dir),
+        e.content.hash,
+        e.content.exec,
+        e.rev,
+        i64::try_from(sig.size).unwrap_or(i64::MAX),
+        sig.mtime_ns,
+        sig.ctime_ns,
+        sig.inode as i64
+    ])?;
+    Ok(())
+}
 
 /// The agreed state in memory.
 pub type Agreed = (Tree, HashMap<NodeId, Signature>);
@@ -216,32 +261,30 @@ impl Base {
         sig: Signature,
         drop: Option<NodeId>,
     ) -> Result<()> {
-        let parent = if let Key::Node(p) = e.parent { p } else { 0 };
         let tx = self.db.transaction()?;
-        if let Some(old) = drop {
-            tx.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([old])?;
-            // A directory that was made again: what was agreed to lie in it lies there still.
-            tx.prepare_cached("UPDATE base SET parent = ?2 WHERE parent = ?1")?
-                .execute([old, id])?;
+        agree_in(&tx, id, e, sig, drop)?;
+        Ok(tx.commit()?)
+    }
+
+    /// Takes much in at once. Called after all of it is durable.
+    ///
+    /// # Errors
+    /// Database: then none of it was taken in.
+    pub fn take_in(&mut self, all: &Learnt) -> Result<()> {
+        let tx = self.db.transaction()?;
+        for (id, e, sig, drop) in &all.agreed {
+            agree_in(&tx, *id, e, *sig, *drop)?;
         }
-        tx.prepare_cached(
-            "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        )?
-        .execute(params![
-            id,
-            parent,
-            e.name,
-            i64::from(e.kind == Kind::Dir),
-            e.content.hash,
-            e.content.exec,
-            e.rev,
-            i64::try_from(sig.size).unwrap_or(i64::MAX),
-            sig.mtime_ns,
-            sig.ctime_ns,
-            sig.inode as i64
-        ])?;
-        tx.commit()?;
-        Ok(())
+        for id in &all.forgotten {
+            tx.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([id])?;
+        }
+        for tmp in &all.swapped {
+            tx.prepare_cached("DELETE FROM swap WHERE tmp = ?1")?.execute([tmp])?;
+        }
+        for key in &all.answered {
+            tx.prepare_cached("DELETE FROM sent WHERE key = ?1")?.execute([key])?;
+        }
+        Ok(tx.commit()?)
     }
 
     /// Gone on both sides.
@@ -267,11 +310,21 @@ impl Base {
     /// # Errors
     /// Database.
     pub fn swap_begin(&mut self, s: &Swap) -> Result<()> {
-        let agreed = serde_json::to_string(&s.agreed).unwrap_or_default();
-        self.db
-            .prepare_cached("INSERT OR REPLACE INTO swap VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![s.tmp, s.inode as i64, s.path, s.hash, agreed])?;
-        Ok(())
+        self.swaps_begin(std::slice::from_ref(s))
+    }
+
+    /// Notes many swaps before they are made.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn swaps_begin(&mut self, all: &[Swap]) -> Result<()> {
+        let tx = self.db.transaction()?;
+        for s in all {
+            let agreed = serde_json::to_string(&s.agreed).unwrap_or_default();
+            tx.prepare_cached("INSERT OR REPLACE INTO swap VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![s.tmp, s.inode as i64, s.path, s.hash, agreed])?;
+        }
+        Ok(tx.commit()?)
     }
 
     /// A swap is over, one way or the other.
@@ -306,11 +359,24 @@ impl Base {
     /// # Errors
     /// Database.
     pub fn send(&mut self, key: &str, sent: &Sent) -> Result<()> {
-        let text = serde_json::to_string(sent).unwrap_or_default();
-        self.db
-            .prepare_cached("INSERT OR REPLACE INTO sent VALUES (?1, ?2)")?
-            .execute([key, text.as_str()])?;
-        Ok(())
+        self.send_all([(key, sent)])
+    }
+
+    /// Notes much that is about to be asked.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn send_all<'a>(
+        &mut self,
+        all: impl IntoIterator<Item = (&'a str, &'a Sent)>,
+    ) -> Result<()> {
+        let tx = self.db.transaction()?;
+        for (key, sent) in all {
+            let text = serde_json::to_string(sent).unwrap_or_default();
+            tx.prepare_cached("INSERT OR REPLACE INTO sent VALUES (?1, ?2)")?
+                .execute([key, text.as_str()])?;
+        }
+        Ok(tx.commit()?)
     }
 
     /// It was answered, or nothing will come of it.

@@ -6,9 +6,10 @@
 //! | done | note it in the trees and the base, plan again |
 //! | stale, taken, not found, damaged on the way | fetch and scan again (a few times), then report |
 //! | no room, not taken, I/O | report it with its path, go on with the others |
-//! | server not reached, signed out, root lost | the pass ends; nothing is remembered of it |
+//! | server not reached, signed out, root lost, stopped | the pass ends; nothing is remembered of it |
 use super::Remote;
-use super::base::{Base, Signature};
+use super::base::{Base, Learnt, Signature};
+use super::filter::Filter;
 use super::scan::{Scan, scan};
 use crate::api::NodeInfo;
 use crate::error::{Result, SyncError};
@@ -17,6 +18,7 @@ use crate::plan::{Names, Op, brakes, plan};
 use crate::tree::{Entry, Key, NodeId, ROOT, Tree};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// So often a pass looks again before it reports what does not stand still.
 const LOOKS_MAX: usize = 8;
@@ -49,6 +51,22 @@ pub struct Engine {
     pub(super) names: Names,
     pub(super) now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
     pub(super) nonce: Box<dyn FnMut() -> u64 + Send>,
+    ignore: Vec<String>,
+    only: Vec<String>,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// How far a pass is, for whoever looks on from outside; and a way to end it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Operations of this round that are done, and how many there are; both 0: none.
+    pub done: AtomicUsize,
+    /// See `done`.
+    pub of: AtomicUsize,
+    /// Bytes of contents that were sent and fetched since the pass began.
+    pub bytes: AtomicU64,
+    /// The pass ends before its next step.
+    pub stop: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -68,6 +86,8 @@ pub(super) struct Pass<'a> {
     pub infos: HashMap<NodeId, NodeInfo>,
     pub signatures: HashMap<NodeId, Signature>,
     pub cursor: i64,
+    /// Downloads that are whole and durable in `tmp/`.
+    pub fetched: HashSet<String>,
     pub report: &'a mut Report,
 }
 
@@ -80,7 +100,28 @@ impl Engine {
         now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
         nonce: Box<dyn FnMut() -> u64 + Send>,
     ) -> Self {
-        Self { files, base, names, now_ns, nonce }
+        Self {
+            files,
+            base,
+            names,
+            now_ns,
+            nonce,
+            ignore: Vec::new(),
+            only: Vec::new(),
+            progress: Arc::default(),
+        }
+    }
+
+    /// Sets what is left out, besides what the folder's own file says: patterns, and the folders that are
+    /// synchronised (none: all).
+    pub fn leave_out(&mut self, ignore: Vec<String>, only: Vec<String>) {
+        (self.ignore, self.only) = (ignore, only);
+    }
+
+    /// How far the pass is; it may be looked at from another thread.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 
     /// Gives the base back, as a process leaves it when it ends.
@@ -110,6 +151,9 @@ impl Engine {
         let mut report = Report::default();
         let mut failed: HashSet<String> = HashSet::new();
         let mut last = String::new();
+        self.progress.bytes.store(0, Ordering::Relaxed);
+        // Answers to a pass that was cut off.
+        while net.collect().is_some() {}
         for _ in 0..LOOKS_MAX {
             self.files.check_root()?;
             self.recover()?;
@@ -185,8 +229,15 @@ impl Engine {
         report: &mut Report,
         failed: &mut HashSet<String>,
     ) -> Result<Option<String>> {
-        let agreed = self.base.agreed()?;
-        let Scan { tree, stats, skipped, held, damaged, rehashed } = scan(&*self.files, &agreed)?;
+        let mut agreed = self.base.agreed()?;
+        let filter = Filter::with_file(&*self.files, &self.ignore, &self.only)?;
+        let left_out = filter.forget(&mut agreed);
+        if !left_out.forgotten.is_empty() {
+            // When they are let in again, both sides are united.
+            self.base.take_in(&left_out)?;
+        }
+        let Scan { tree, stats, skipped, held, damaged, rehashed, mut holders } =
+            scan(&*self.files, &agreed, &filter)?;
         // The folder may have vanished while it was scanned (trap 5).
         self.files.check_root()?;
         report.skipped = skipped;
@@ -195,9 +246,16 @@ impl Engine {
         for (id, info) in infos.iter().filter(|(id, _)| **id != ROOT) {
             r.put(Key::Node(*id), info.entry());
         }
+        holders.extend(filter.hide(&mut r));
         let cursor = self.base.cursor()?.1;
-        let (s, signatures) = agreed;
-        let mut p = Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, report };
+        let (mut s, signatures) = agreed;
+        // A directory that is gone on one side and holds something left out on the other is not deleted.
+        for key in holders.into_iter().filter(|k| !(tree.has(*k) && r.has(*k))) {
+            s.remove(key);
+        }
+        let fetched = HashSet::new();
+        let mut p =
+            Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, fetched, report };
         p.clear_tmp()?;
         p.refresh(&rehashed)?;
         p.give_up_requests()?;
@@ -220,20 +278,8 @@ impl Engine {
             if ops.is_empty() {
                 return Ok(None);
             }
-            for op in &ops {
-                match p.carry_out(op) {
-                    Ok(()) => {}
-                    Err(e) if e.is_stale() => return Ok(Some(e.to_string())),
-                    Err(SyncError::Damaged(why)) => return Ok(Some(why)),
-                    Err(
-                        e @ (SyncError::Full(_) | SyncError::Invalid(_) | SyncError::Io { .. }),
-                    ) => {
-                        let label = p.label(p.key_of(op));
-                        p.report.problems.push(format!("{label}: {e}"));
-                        failed.insert(label);
-                    }
-                    Err(e) => return Err(e),
-                }
+            if let Some(why) = p.round(&ops, failed)? {
+                return Ok(Some(why));
             }
         }
         Ok(Some(format!("{ROUNDS_MAX} rounds")))
@@ -255,6 +301,64 @@ impl Pass<'_> {
             | Op::DeleteRemote { node, .. } => Key::Node(*node),
             Op::ExchangeRemote { a, .. } => Key::Node(a.0),
         }
+    }
+
+    /// Carries out what was planned, together what goes together. `Some`: look again, for this reason.
+    fn round(&mut self, ops: &[Op], failed: &mut HashSet<String>) -> Result<Option<String>> {
+        let mut again = None;
+        let mut done = vec![false; ops.len()];
+        let progress = self.e.progress.clone();
+        progress.of.store(ops.len(), Ordering::Relaxed);
+        for n in 0..ops.len() {
+            progress.done.store(done.iter().filter(|d| **d).count(), Ordering::Relaxed);
+            self.tell()?;
+            let Some(op) = ops.get(n).filter(|_| done.get(n) == Some(&false)) else { continue };
+            let what = self.together(op);
+            let group: Vec<usize> = match what {
+                Some(what) => (n..ops.len())
+                    .filter(|m| ops.get(*m).is_some_and(|o| self.together(o) == Some(what)))
+                    .collect(),
+                None => vec![n],
+            };
+            let ends = match what {
+                Some(what) if group.len() > 1 => {
+                    let all: Vec<&Op> = group.iter().filter_map(|m| ops.get(*m)).collect();
+                    self.carry_out_all(what, &all)?
+                }
+                _ => vec![(self.key_of(op), self.carry_out(op))],
+            };
+            for m in group {
+                if let Some(d) = done.get_mut(m) {
+                    *d = true;
+                }
+            }
+            for (key, end) in ends {
+                match end {
+                    Ok(()) => {}
+                    Err(e) if e.is_stale() => again = Some(e.to_string()),
+                    Err(SyncError::Damaged(why)) => again = Some(why),
+                    Err(
+                        e @ (SyncError::Full(_) | SyncError::Invalid(_) | SyncError::Io { .. }),
+                    ) => {
+                        let label = self.label(key);
+                        self.report.problems.push(format!("{label}: {e}"));
+                        failed.insert(label);
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            if again.is_some() {
+                return Ok(again);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells how many bytes travelled, and ends the pass if somebody wants that.
+    pub(super) fn tell(&mut self) -> Result<()> {
+        let bytes = self.report.bytes_up + self.report.bytes_down;
+        self.e.progress.bytes.store(bytes, Ordering::Relaxed);
+        if self.e.progress.stop.load(Ordering::Relaxed) { Err(SyncError::Stopped) } else { Ok(()) }
     }
 
     /// A name for an entry that is the same in the next scan.
@@ -279,6 +383,7 @@ impl Pass<'_> {
 
     /// Files that were hashed again and are as agreed: their signature now is worth remembering.
     fn refresh(&mut self, rehashed: &[NodeId]) -> Result<()> {
+        let mut learnt = Learnt::default();
         for id in rehashed {
             let key = Key::Node(*id);
             let (Some(l), Some(s)) = (self.l.get(key), self.s.get(key).cloned()) else { continue };
@@ -288,12 +393,12 @@ impl Pass<'_> {
                     other => other?,
                 };
                 if sig.ctime_ns != 0 {
-                    self.e.base.agree(*id, &s, sig, None)?;
+                    learnt.agreed.push((*id, s, sig, None));
                     self.signatures.insert(*id, sig);
                 }
             }
         }
-        Ok(())
+        if learnt.agreed.is_empty() { Ok(()) } else { self.e.base.take_in(&learnt) }
     }
 
     fn carry_out(&mut self, op: &Op) -> Result<()> {

@@ -1,15 +1,21 @@
 //! The server over HTTPS: what [`Remote`] asks, as requests of `/api/v1`. A request whose answer was
 //! lost is not sent again here: the pass ends, and the next one asks what became of it.
-use super::Remote;
+use super::pace::{Held, Pace};
+use super::{Ask, Remote, Told};
 use crate::api::{
-    BatchOp, Changes, LoggedIn, Login, LoginWithCode, NodeInfo, UploadBegin, UploadState,
+    BatchOp, Changes, ContentHead, LoggedIn, Login, LoginWithCode, NodeInfo, RangesAsk,
+    SignatureAsk, UploadBegin, UploadState, pack, unpack,
 };
+use crate::delta::{Part, Piece, RANGES_MAX, Range};
 use crate::error::{Result, SyncError};
 use crate::files::PIECE_BYTES;
 use crate::tree::NodeId;
+use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -28,6 +34,9 @@ pub struct Client {
     agent: Agent,
     base: String,
     token: String,
+    pace: Arc<Pace>,
+    /// Questions that threads of their own ask, oldest first.
+    asked: VecDeque<JoinHandle<Result<Told>>>,
 }
 
 fn net(e: &dyn std::fmt::Display) -> SyncError {
@@ -73,7 +82,19 @@ impl Client {
             .build()
             .new_agent();
         let base = format!("{}/api/v1", server.trim_end_matches('/'));
-        Ok(Self { agent, base, token: token.to_owned() })
+        Ok(Self {
+            agent,
+            base,
+            token: token.to_owned(),
+            pace: Arc::default(),
+            asked: VecDeque::new(),
+        })
+    }
+
+    /// How fast bytes travel.
+    #[must_use]
+    pub fn pace(&self) -> Arc<Pace> {
+        self.pace.clone()
     }
 
     /// Signs in: a token for this device.
@@ -128,7 +149,12 @@ impl Client {
         if body.is_empty() && (method == Method::GET || method == Method::DELETE) {
             return self.request(method, path, None, SendBody::none());
         }
-        self.request(method, path, Some("application/octet-stream"), body)
+        let bytes = Some("application/octet-stream");
+        if !self.pace.up.limited() {
+            return self.request(method, path, bytes, body);
+        }
+        let mut held = Held::new(body, self.pace.clone());
+        self.request(method, path, bytes, SendBody::from_reader(&mut held))
     }
 
     fn json<Q: Serialize, A: DeserializeOwned>(
@@ -148,6 +174,59 @@ impl Client {
         serde_json::from_slice(&text.map_err(|e| net(&e))?).map_err(|e| net(&e))
     }
 
+    /// Another connection with the same session.
+    fn another(&self) -> Self {
+        Self {
+            agent: self.agent.clone(),
+            base: self.base.clone(),
+            token: self.token.clone(),
+            pace: self.pace.clone(),
+            asked: VecDeque::new(),
+        }
+    }
+
+    /// Asks about much at once and waits.
+    fn ask_many(&self, ask: &Ask) -> Result<Told> {
+        match ask {
+            Ask::Run(ops) => self.json(Method::POST, "/batch", Some(ops)).map(Told::Replies),
+            Ask::Put(files) => {
+                let mut body = Vec::new();
+                for (head, bytes) in files {
+                    pack(&mut body, head, bytes)?;
+                }
+                let mut answer = self.send(Method::POST, "/files", &body)?;
+                let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+                let replies = serde_json::from_slice(&text.map_err(|e| net(&e))?);
+                replies.map(Told::Replies).map_err(|e| net(&e))
+            }
+            Ask::Get(wanted) => {
+                let text =
+                    serde_json::to_vec(wanted).map_err(|e| SyncError::Invalid(e.to_string()))?;
+                let json = Some("application/json");
+                let mut answer = self.request(Method::POST, "/contents", json, text.as_slice())?;
+                let mut body = Vec::new();
+                drain(&mut answer, &self.pace, &mut |piece| {
+                    body.extend_from_slice(piece);
+                    if body.len() as u64 > ANSWER_BYTES_MAX {
+                        return Err(SyncError::Net("an answer that is too long".into()));
+                    }
+                    Ok(())
+                })?;
+                let mut body = Bytes::from(body);
+                let mut files = Vec::with_capacity(wanted.len());
+                while let Some((head, bytes)) =
+                    unpack(&mut body, |h: &ContentHead| h.size).map_err(|e| net(&e))?
+                {
+                    files.push(match head.status {
+                        200 => Ok(bytes.to_vec()),
+                        status => Err(SyncError::from_status(status, head.error)),
+                    });
+                }
+                Ok(Told::Files(files))
+            }
+        }
+    }
+
     /// Any question of the API.
     ///
     /// # Errors
@@ -162,8 +241,21 @@ impl Client {
     /// # Errors
     /// As the server says.
     pub fn wait(&self, epoch: &str, since: i64, wait_s: u64) -> Result<bool> {
-        let path = format!("/changes?epoch={epoch}&since={since}&wait={wait_s}");
-        match self.get::<Changes>(&path) {
+        let uri = format!("{}/changes?epoch={epoch}&since={since}&wait={wait_s}", self.base);
+        let request = Request::get(uri)
+            .header("authorization", format!("Bearer {}", self.token))
+            .body(SendBody::none())
+            .map_err(|e| net(&e))?;
+        let answered = Some(Duration::from_secs(wait_s) + CONNECT * 2);
+        let request = self.agent.configure_request(request).timeout_recv_response(answered).build();
+        let mut answer = self.agent.run(request).map_err(|e| net(&e))?;
+        let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let (text, status) = (text.map_err(|e| net(&e))?, answer.status().as_u16());
+        let told = match status {
+            200 => serde_json::from_str::<Changes>(&text).map_err(|e| net(&e)),
+            other => Err(SyncError::from_status(other, text)),
+        };
+        match told {
             Ok(changes) => Ok(changes.next != since || !changes.nodes.is_empty()),
             Err(SyncError::Epoch) => Ok(true),
             Err(e) => Err(e),
@@ -172,6 +264,16 @@ impl Client {
 }
 
 impl Remote for Client {
+    fn submit(&mut self, ask: Ask) {
+        let other = self.another();
+        self.asked.push_back(std::thread::spawn(move || other.ask_many(&ask)));
+    }
+
+    fn collect(&mut self) -> Option<Result<Told>> {
+        let ended = || SyncError::Net("a request ended by a panic".into());
+        Some(self.asked.pop_front()?.join().unwrap_or_else(|_| Err(ended())))
+    }
+
     fn changes(&mut self, epoch: &str, since: i64) -> Result<Changes> {
         self.get(&format!("/changes?epoch={epoch}&since={since}"))
     }
@@ -189,7 +291,51 @@ impl Remote for Client {
     }
 
     fn upload_append(&mut self, id: &str, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.send(Method::PUT, &format!("/uploads/{id}?offset={offset}"), bytes).map(drop)
+        // Held back, a large piece would take longer than a request may.
+        let most = if self.pace.up.limited() { PIECE_BYTES } else { bytes.len().max(1) };
+        let mut at = offset;
+        for piece in bytes.chunks(most) {
+            self.send(Method::PUT, &format!("/uploads/{id}?offset={at}"), piece)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn upload_parts(&mut self, id: &str, offset: u64, parts: &[(Part, Vec<u8>)]) -> Result<()> {
+        let mut body = Vec::new();
+        for (head, bytes) in parts {
+            pack(&mut body, head, bytes)?;
+        }
+        self.send(Method::POST, &format!("/uploads/{id}/parts?offset={offset}"), &body).map(drop)
+    }
+
+    fn signature(
+        &mut self,
+        node: NodeId,
+        rev: i64,
+        average: u32,
+        ranges: &[Range],
+    ) -> Result<Vec<Vec<Piece>>> {
+        let ask = SignatureAsk { rev, average, ranges: ranges.to_vec() };
+        self.json(Method::POST, &format!("/nodes/{node}/signature"), Some(&ask))
+    }
+
+    fn ranges(
+        &mut self,
+        node: NodeId,
+        rev: i64,
+        ranges: &[Range],
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for some in ranges.chunks(RANGES_MAX) {
+            let ask = RangesAsk { rev, ranges: some.to_vec() };
+            let text = serde_json::to_vec(&ask).map_err(|e| SyncError::Invalid(e.to_string()))?;
+            let path = format!("/nodes/{node}/ranges");
+            let json = Some("application/json");
+            let mut answer = self.request(Method::POST, &path, json, text.as_slice())?;
+            drain(&mut answer, &self.pace, sink)?;
+        }
+        Ok(())
     }
 
     fn upload_commit(&mut self, id: &str) -> Result<NodeInfo> {
@@ -224,20 +370,30 @@ impl Remote for Client {
                 return Err(SyncError::from_status(status, text.unwrap_or_default()));
             }
         }
-        let mut body = answer.body_mut().with_config().limit(u64::MAX).reader();
-        let mut piece = vec![0; PIECE_BYTES];
-        let mut have = 0;
-        loop {
-            let room = piece.get_mut(have..).unwrap_or_default();
-            let n = body.read(room).map_err(|e| net(&e))?;
-            have += n;
-            if have == piece.len() || (n == 0 && have > 0) {
-                sink(piece.get(..have).unwrap_or_default())?;
-                have = 0;
-            }
-            if n == 0 {
-                return Ok(());
-            }
+        drain(&mut answer, &self.pace, sink)
+    }
+}
+
+/// Hands a body on as it comes.
+fn drain(
+    answer: &mut Response<Body>,
+    pace: &Pace,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut body = answer.body_mut().with_config().limit(u64::MAX).reader();
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut have = 0;
+    loop {
+        let room = piece.get_mut(have..).unwrap_or_default();
+        let n = body.read(room).map_err(|e| net(&e))?;
+        pace.down.pass(n);
+        have += n;
+        if have == piece.len() || (n == 0 && have > 0) {
+            sink(piece.get(..have).unwrap_or_default())?;
+            have = 0;
+        }
+        if n == 0 {
+            return Ok(());
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::files::{self, Area, At, join, name_of, parent_of};
 use crate::names;
 use crate::rng::hex;
 use crate::tree::{Entry, Key, Kind, NodeId};
+use std::sync::atomic::Ordering;
 
 fn stale(path: &str) -> SyncError {
     SyncError::Stale(format!("{path} changed while it was worked on"))
@@ -25,8 +26,14 @@ fn same_bytes(a: &files::Stat, b: &files::Stat) -> bool {
     (a.what, a.size, a.mtime_ns, a.inode) == (b.what, b.size, b.mtime_ns, b.inode)
 }
 
+/// What a file is called in `tmp/` that was taken out to be deleted: its hash tells whether it may be.
+pub(super) fn taken_out(l: &Entry) -> String {
+    let name: String = l.name.chars().take(40).collect();
+    format!("tmp/x{}-{name}", hex(&l.content.hash))
+}
+
 /// A rename whose target is there, or whose directory went, is stale, not an error.
-fn renamed(result: Result<()>) -> Result<()> {
+pub(super) fn renamed(result: Result<()>) -> Result<()> {
     match result {
         Err(SyncError::Io { what, source })
             if matches!(
@@ -95,7 +102,7 @@ impl Engine {
 
 impl Pass<'_> {
     /// The tree path where the server has a node, by the local names of its directories.
-    fn server_path(&self, e: &Entry) -> Result<String> {
+    pub(super) fn server_path(&self, e: &Entry) -> Result<String> {
         Ok(join(&self.path(e.parent)?, &e.name))
     }
 
@@ -166,7 +173,7 @@ impl Pass<'_> {
     }
 
     /// The entry is as the scan saw it.
-    fn expect_scanned(&self, key: Key, path: &str) -> Result<()> {
+    pub(super) fn expect_scanned(&self, key: Key, path: &str) -> Result<()> {
         let now = self.e.files.stat(At(Area::Tree, path))?;
         match (now, self.stats.get(&key)) {
             (Some(now), Some(seen)) if now.what == seen.what && now.inode == seen.inode => {
@@ -186,6 +193,9 @@ impl Pass<'_> {
             return Err(SyncError::Stale(format!("node {node} is gone")));
         };
         let tmp = format!("tmp/d{node}x{}", info.rev);
+        if self.fetched.remove(&tmp) {
+            return Ok(tmp);
+        }
         let files = self.e.files.clone();
         let at = At(Area::Own, &tmp);
         let mut have = files.stat(at)?.map_or(0, |s| s.size);
@@ -193,10 +203,19 @@ impl Pass<'_> {
             files.remove_file(at)?;
             have = 0;
         }
+        if have == 0 && self.fetch_delta(&info, at)? {
+            files.seal(at, info.size, info.mtime_ns, info.exec)?;
+            return Ok(tmp);
+        }
         let mut hasher = (have == 0).then(blake3::Hasher::new);
         let mut pos = have;
         if pos < info.size {
+            let progress = self.e.progress.clone();
             self.net.content(node, info.rev, pos, &mut |bytes| {
+                progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                if progress.stop.load(Ordering::Relaxed) {
+                    return Err(SyncError::Stopped);
+                }
                 files.write(at, pos, bytes)?;
                 pos += bytes.len() as u64;
                 if let Some(h) = &mut hasher {
@@ -298,8 +317,7 @@ impl Pass<'_> {
         if l.kind == Kind::Dir {
             renamed(self.e.files.remove_dir(At(Area::Tree, &path)))?;
         } else {
-            let name: String = l.name.chars().take(40).collect();
-            let tmp = format!("tmp/x{}-{name}", hex(&l.content.hash));
+            let tmp = taken_out(&l);
             self.e.files.remove_file(At(Area::Own, &tmp))?;
             renamed(self.e.files.rename(At(Area::Tree, &path), At(Area::Own, &tmp)))?;
             if files::hash(&*self.e.files, At(Area::Own, &tmp))?.0 != l.content.hash {

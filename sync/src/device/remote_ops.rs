@@ -3,11 +3,14 @@ use super::base::{Sent, Signature};
 use super::engine::Pass;
 use crate::api::{BatchOp, Delete, Exchange, Mkdir, Move, NodeInfo, UploadBegin};
 use crate::error::{Result, SyncError};
-use crate::files::{Area, At, PIECE_BYTES};
+use crate::files::{Area, At};
 use crate::rng::hex;
-use crate::tree::{Key, Kind, NodeId};
+use crate::tree::{Entry, Key, Kind, NodeId};
 
-fn parent_node(key: Key) -> Result<NodeId> {
+/// Bytes of a large file in one request.
+const SEND_BYTES: usize = 8 << 20;
+
+pub(super) fn parent_node(key: Key) -> Result<NodeId> {
     match key {
         Key::Node(id) => Ok(id),
         Key::New(_) => Err(SyncError::Stale("its directory is not at the server yet".into())),
@@ -15,7 +18,7 @@ fn parent_node(key: Key) -> Result<NodeId> {
 }
 
 /// The node that a local entry was, if the server has it no more.
-fn old_node(key: Key) -> Option<NodeId> {
+pub(super) fn old_node(key: Key) -> Option<NodeId> {
     match key {
         Key::Node(id) => Some(id),
         Key::New(_) => None,
@@ -23,7 +26,7 @@ fn old_node(key: Key) -> Option<NodeId> {
 }
 
 impl Pass<'_> {
-    fn request_key(&mut self) -> String {
+    pub(super) fn request_key(&mut self) -> String {
         format!("{:016x}{:016x}", (self.e.nonce)(), (self.e.nonce)())
     }
 
@@ -58,7 +61,7 @@ impl Pass<'_> {
     }
 
     /// The server's answer is what it has now.
-    fn heard(&mut self, info: &NodeInfo) {
+    pub(super) fn heard(&mut self, info: &NodeInfo) {
         let key = Key::Node(info.id);
         if info.deleted {
             self.r.remove(key);
@@ -152,11 +155,13 @@ impl Pass<'_> {
         self.e.base.forget(node)
     }
 
-    pub(super) fn upload(&mut self, key: Key, replace: Option<(NodeId, i64)>) -> Result<()> {
-        let l = self.entry(&self.l, key)?;
-        let path = self.path(key)?;
-        let seen = self.stats.get(&key).copied();
-        let stat = seen.ok_or_else(|| SyncError::Stale(format!("{path} is gone")))?;
+    /// What is noted of a file that is sent, and its hash as text.
+    pub(super) fn sending(
+        &self,
+        key: Key,
+        l: &Entry,
+        replace: Option<(NodeId, i64)>,
+    ) -> Result<(Sent, String)> {
         // A node that is replaced keeps its place at the server, wherever it is here.
         let parent = match replace {
             Some((id, _)) => parent_node(self.entry(&self.r, Key::Node(id))?.parent)?,
@@ -172,6 +177,16 @@ impl Pass<'_> {
             exec: l.content.exec,
             instead_of: if replace.is_none() { old_node(key) } else { None },
         };
+        Ok((sent, hash))
+    }
+
+    pub(super) fn upload(&mut self, key: Key, replace: Option<(NodeId, i64)>) -> Result<()> {
+        let l = self.entry(&self.l, key)?;
+        let path = self.path(key)?;
+        let seen = self.stats.get(&key).copied();
+        let stat = seen.ok_or_else(|| SyncError::Stale(format!("{path} is gone")))?;
+        let (sent, hash) = self.sending(key, &l, replace)?;
+        let parent = sent.parent;
         // The same upload goes on after a restart.
         let begun = self.e.base.unanswered()?.into_iter().find(|(_, s)| *s == sent);
         let id = match begun {
@@ -217,8 +232,12 @@ impl Pass<'_> {
 
     fn send(&mut self, req: &UploadBegin, path: &str) -> Result<NodeInfo> {
         let mut pos = self.net.upload_begin(req)?.offset;
+        if pos == 0 {
+            pos = self.send_delta(req, path)?;
+        }
         while pos < req.size {
-            let room = usize::try_from(req.size - pos).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            // One request; the server writes while it comes in.
+            let room = usize::try_from(req.size - pos).unwrap_or(SEND_BYTES).min(SEND_BYTES);
             let piece = self.e.files.read(At(Area::Tree, path), pos, room)?;
             if piece.is_empty() {
                 return Err(SyncError::Stale(format!("{path} became shorter")));
@@ -226,6 +245,7 @@ impl Pass<'_> {
             self.net.upload_append(&req.id, pos, &piece)?;
             pos += piece.len() as u64;
             self.report.bytes_up += piece.len() as u64;
+            self.tell()?;
         }
         let now = self.e.files.stat(At(Area::Tree, path))?.map(|s| Signature::of(&s).size);
         if now != Some(req.size) {

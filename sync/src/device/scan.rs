@@ -5,11 +5,12 @@
 //! moved. All others are new. Any error ends the scan: a part of a listing is never read as deletions
 //! (trap 6).
 use super::base::{Agreed, Signature};
+use super::filter::Filter;
 use crate::error::{Result, SyncError};
 use crate::files::{self, Area, At, Files, Stat, What, join};
 use crate::names;
 use crate::tree::{Content, Entry, Key, Kind, NodeId, ROOT, Tree};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// What a scan found.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Scan {
     pub damaged: Vec<NodeId>,
     /// Files of the base that were hashed again.
     pub rehashed: Vec<NodeId>,
+    /// Directories that hold something that is left out: nobody deletes them here.
+    pub holders: HashSet<Key>,
 }
 
 struct Raw {
@@ -33,16 +36,19 @@ struct Raw {
     name: String,
     stat: Stat,
     children: Vec<usize>,
+    /// Something in it is left out.
+    holder: bool,
 }
 
 struct Scanner<'a> {
     files: &'a dyn Files,
     base: &'a Agreed,
+    filter: &'a Filter,
     raw: Vec<Raw>,
     at_place: HashMap<(NodeId, &'a str), NodeId>,
     by_inode: HashMap<u64, Vec<NodeId>>,
     taken: HashSet<NodeId>,
-    loose: Vec<(usize, Key)>,
+    loose: VecDeque<(usize, Key)>,
     next_new: u64,
     out: Scan,
 }
@@ -51,15 +57,16 @@ struct Scanner<'a> {
 ///
 /// # Errors
 /// Any I/O error at all.
-pub fn scan(files: &dyn Files, base: &Agreed) -> Result<Scan> {
+pub fn scan(files: &dyn Files, base: &Agreed, filter: &Filter) -> Result<Scan> {
     let mut s = Scanner {
         files,
         base,
+        filter,
         raw: Vec::new(),
         at_place: HashMap::new(),
         by_inode: HashMap::new(),
         taken: HashSet::new(),
-        loose: Vec::new(),
+        loose: VecDeque::new(),
         next_new: 0,
         out: Scan::default(),
     };
@@ -71,10 +78,9 @@ pub fn scan(files: &dyn Files, base: &Agreed) -> Result<Scan> {
             }
         }
     }
-    let top = s.walk("")?;
+    let (top, _) = s.walk("")?;
     s.by_place(&top, Key::Node(ROOT))?;
-    while !s.loose.is_empty() {
-        let (index, parent) = s.loose.remove(0);
+    while let Some((index, parent)) = s.loose.pop_front() {
         let key = match s.moved(index) {
             Some(id) => Key::Node(id),
             None => {
@@ -88,18 +94,23 @@ pub fn scan(files: &dyn Files, base: &Agreed) -> Result<Scan> {
 }
 
 impl<'a> Scanner<'a> {
-    /// Lists a directory and all below; returns the indices of its entries.
-    fn walk(&mut self, dir: &str) -> Result<Vec<usize>> {
+    /// Lists a directory and all below; returns the indices of its entries, and whether something in it
+    /// is left out.
+    fn walk(&mut self, dir: &str) -> Result<(Vec<usize>, bool)> {
         let listing = self.files.list(At(Area::Tree, dir))?;
         for name in listing.skipped {
             self.out.skipped.push(format!("{}: the name is not UTF-8", join(dir, &name)));
         }
-        let mut here = Vec::new();
+        let (mut here, mut left_out) = (Vec::new(), false);
         for (name, stat) in listing.entries {
             if dir.is_empty() && name == names::OWN_DIR {
                 continue;
             }
             let path = join(dir, &name);
+            if self.filter.leaves_out(&path, stat.what == What::Dir) {
+                left_out = true;
+                continue;
+            }
             if let Err(why) = names::check(&name) {
                 self.out.skipped.push(format!("{path}: {why}"));
                 continue;
@@ -108,11 +119,14 @@ impl<'a> Scanner<'a> {
                 self.out.skipped.push(format!("{path}: nested too deep"));
                 continue;
             }
-            let children = if stat.what == What::Dir { self.walk(&path)? } else { Vec::new() };
+            let (children, holder) = match stat.what {
+                What::Dir => self.walk(&path)?,
+                _ => (Vec::new(), false),
+            };
             here.push(self.raw.len());
-            self.raw.push(Raw { path, name, stat, children });
+            self.raw.push(Raw { path, name, stat, children, holder });
         }
-        Ok(here)
+        Ok((here, left_out))
     }
 
     fn base_kind(&self, id: NodeId) -> Option<What> {
@@ -137,7 +151,7 @@ impl<'a> Scanner<'a> {
                 Some(id) if self.base_kind(id) == Some(what) && self.taken.insert(id) => {
                     self.assign(index, parent, Key::Node(id))?;
                 }
-                _ => self.loose.push((index, parent)),
+                _ => self.loose.push_back((index, parent)),
             }
         }
         Ok(())
@@ -175,6 +189,9 @@ impl<'a> Scanner<'a> {
     fn assign(&mut self, index: usize, parent: Key, key: Key) -> Result<()> {
         let Some(raw) = self.raw.get_mut(index) else { return Ok(()) };
         let children = std::mem::take(&mut raw.children);
+        if raw.holder {
+            self.out.holders.insert(key);
+        }
         let (name, path, stat) = (raw.name.clone(), raw.path.clone(), raw.stat);
         let dir = stat.what == What::Dir;
         let content = match self.content(&path, &stat, key) {

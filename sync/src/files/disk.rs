@@ -3,13 +3,19 @@
 use super::{Area, At, Files, Listing, OWN_DIRS, Stat, What, name_of, parent_of};
 use crate::error::{Result, SyncError};
 use crate::rng;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use std::path::{Path, PathBuf};
 
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const MARKER: &str = "marker";
+/// So much of a large file is written out at once.
+const WRITE_OUT_BYTES: u64 = 16 << 20;
+/// From so many files on they are made durable by one call for the whole file system.
+const SYNCFS_FROM: usize = 10;
+/// So many files are made durable at once otherwise.
+const SYNC_THREADS: usize = 16;
 
 /// Files below two real directories.
 #[derive(Debug)]
@@ -132,6 +138,47 @@ fn to_stat(s: &fs::Stat) -> Stat {
     }
 }
 
+/// Lets the disk begin with a large file before it is complete, so that little is left for its sync. A
+/// hint: what comes of it is of no matter here.
+fn write_out(fd: &OwnedFd, end: u64) {
+    if end < WRITE_OUT_BYTES || end % WRITE_OUT_BYTES >= super::PIECE_BYTES as u64 {
+        return;
+    }
+    let (Ok(from), Ok(len)) =
+        (i64::try_from(end - WRITE_OUT_BYTES), i64::try_from(WRITE_OUT_BYTES))
+    else {
+        return;
+    };
+    // SAFETY: a call with numbers only, on a descriptor that is open.
+    unsafe {
+        libc::sync_file_range(fd.as_raw_fd(), from, len, libc::SYNC_FILE_RANGE_WRITE);
+    }
+}
+
+/// Sets the execute bit, wherever the file may be read, and the time.
+fn dress(fd: &OwnedFd, mtime_ns: i64, exec: bool) -> rustix::io::Result<()> {
+    let was = fs::fstat(fd)?.st_mode & 0o777;
+    let mode = if exec { was | ((was & 0o444) >> 2) } else { was & 0o666 };
+    if mode != was {
+        fs::fchmod(fd, Mode::from_raw_mode(mode))?;
+    }
+    let time = Timespec {
+        tv_sec: mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
+    };
+    fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })
+}
+
+/// Whether `syncfs` makes files durable there: on FUSE it only hands the bytes to its server, and of other
+/// file systems than these nobody has told us.
+fn syncs_whole(root: &OwnedFd) -> bool {
+    const EXT: i64 = 0xef53;
+    const XFS: i64 = 0x5846_5342;
+    const BTRFS: i64 = 0x9123_683e;
+    const TMPFS: i64 = 0x0102_1994;
+    fs::fstatfs(root).is_ok_and(|s| [EXT, XFS, BTRFS, TMPFS].contains(&s.f_type))
+}
+
 fn absent(e: rustix::io::Errno) -> bool {
     matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR)
 }
@@ -228,23 +275,60 @@ impl Files for Disk {
                 Err(e) => return Err(SyncError::io(self.what("write", at), e.into())),
             }
         }
+        write_out(&fd, pos);
         Ok(())
     }
 
     fn seal(&self, at: At, len: u64, mtime_ns: i64, exec: bool) -> Result<()> {
         let fd = self.open_at("finish", at, OFlags::WRONLY | OFlags::CREATE)?;
         let fail = |e: rustix::io::Errno| SyncError::io(self.what("finish", at), e.into());
-        let mode = fs::fstat(&fd).map_err(fail)?.st_mode & 0o666;
-        let mode = if exec { mode | ((mode & 0o444) >> 2) } else { mode };
-        fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(fail)?;
         fs::ftruncate(&fd, len).map_err(fail)?;
-        let time = Timespec {
-            tv_sec: mtime_ns.div_euclid(1_000_000_000),
-            tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
-        };
-        fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time })
-            .map_err(fail)?;
+        dress(&fd, mtime_ns, exec).map_err(fail)?;
         fs::fsync(&fd).map_err(fail)
+    }
+
+    fn put(&self, at: At, bytes: &[u8], mtime_ns: i64, exec: bool) -> Result<Stat> {
+        let fd = self.open_at("write", at, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        let fail = |e: rustix::io::Errno| SyncError::io(self.what("write", at), e.into());
+        let (mut rest, mut pos) = (bytes, 0);
+        while !rest.is_empty() {
+            match rustix::io::pwrite(&fd, rest, pos) {
+                Ok(n) => {
+                    rest = rest.get(n..).unwrap_or_default();
+                    pos += n as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(fail(e)),
+            }
+        }
+        dress(&fd, mtime_ns, exec).map_err(fail)?;
+        Ok(to_stat(&fs::fstat(&fd).map_err(fail)?))
+    }
+
+    fn settle(&self, all: &[At]) -> Result<()> {
+        let Some(first) = all.first() else { return Ok(()) };
+        let root = self.root(first.0);
+        // One call for the whole file system costs about as much as ten for a file.
+        if all.len() >= SYNCFS_FROM && all.iter().all(|a| a.0 == first.0) && syncs_whole(root) {
+            return fs::syncfs(root)
+                .map_err(|e| SyncError::io(self.what("sync", *first), e.into()));
+        }
+        // Several at once, so that a journal or a server takes them together.
+        let part = all.len().div_ceil(SYNC_THREADS);
+        std::thread::scope(|scope| {
+            let sync = |at: &At| {
+                let fd = self.open_at("sync", *at, OFlags::RDONLY)?;
+                fs::fsync(fd).map_err(|e| SyncError::io(self.what("sync", *at), e.into()))
+            };
+            let work: Vec<_> = all
+                .chunks(part)
+                .map(|some| scope.spawn(move || some.iter().try_for_each(sync)))
+                .collect();
+            work.into_iter().try_for_each(|t| {
+                let ended = || SyncError::io("sync", std::io::Error::other("a thread ended"));
+                t.join().unwrap_or_else(|_| Err(ended()))
+            })
+        })
     }
 
     fn mkdir(&self, at: At) -> Result<()> {

@@ -334,6 +334,29 @@ impl Files for Mem {
         Ok(())
     }
 
+    fn put(&self, at: At, bytes: &[u8], mtime_ns: i64, exec: bool) -> Result<Stat> {
+        self.write(at, 0, bytes)?;
+        {
+            let mut inner = self.0.lock();
+            let clock = inner.clock;
+            if let Some(node) = inner.nodes.get_mut(&key(at)) {
+                node.data.truncate(bytes.len());
+                (node.mtime_ns, node.ctime_ns, node.exec) = (mtime_ns, clock, exec);
+            }
+        }
+        self.stat(at)?.ok_or_else(|| errno(libc::ENOENT, at))
+    }
+
+    fn settle(&self, all: &[At]) -> Result<()> {
+        for at in all {
+            let mut inner = self.0.lock();
+            inner.step()?;
+            let node = inner.nodes.get_mut(&key(*at)).ok_or_else(|| errno(libc::ENOENT, *at))?;
+            node.durable.clone_from(&node.data);
+        }
+        Ok(())
+    }
+
     fn mkdir(&self, at: At) -> Result<()> {
         let mut inner = self.0.lock();
         inner.step()?;

@@ -4,6 +4,7 @@
 pub mod disk;
 pub mod mem;
 
+use crate::delta;
 use crate::error::Result;
 
 /// Which of the two roots a path starts from.
@@ -92,6 +93,17 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// I/O.
     fn seal(&self, at: At, len: u64, mtime_ns: i64, exec: bool) -> Result<()>;
+    /// Makes a small file whole, with time and execute bit, in place of what is there; it is durable when
+    /// [`Files::settle`] has returned for it.
+    ///
+    /// # Errors
+    /// I/O; [`crate::error::SyncError::Full`].
+    fn put(&self, at: At, bytes: &[u8], mtime_ns: i64, exec: bool) -> Result<Stat>;
+    /// Makes many files durable that [`Files::put`] made, at the price of few.
+    ///
+    /// # Errors
+    /// I/O: then none of them counts as durable.
+    fn settle(&self, all: &[At]) -> Result<()>;
     /// Makes a directory.
     ///
     /// # Errors
@@ -145,6 +157,9 @@ pub fn join(dir: &str, name: &str) -> String {
 /// How much is read or written at once.
 pub const PIECE_BYTES: usize = 1 << 20;
 
+/// Files up to this size travel many in one request.
+pub const SMALL_BYTES: u64 = 128 << 10;
+
 /// BLAKE3 of a whole file and how many bytes it read.
 ///
 /// # Errors
@@ -160,4 +175,33 @@ pub fn hash(files: &dyn Files, at: At) -> Result<([u8; 32], u64)> {
             return Ok((*hasher.finalize().as_bytes(), pos));
         }
     }
+}
+
+/// The pieces of ranges of a file.
+///
+/// # Errors
+/// I/O; [`crate::error::SyncError::Invalid`] for an average that cannot be asked for.
+pub fn pieces(
+    files: &dyn Files,
+    at: At,
+    average: u32,
+    ranges: &[delta::Range],
+) -> Result<Vec<Vec<delta::Piece>>> {
+    let of = |range: &delta::Range| {
+        // The reader's errors have only a text; ours are handed on as they are.
+        let mut failed = None;
+        let window = delta::Window::new(*range, |pos, room| {
+            let bytes = files.read(at, pos, room.len().min(PIECE_BYTES)).map_err(|e| {
+                let text = std::io::Error::other(e.to_string());
+                failed = Some(e);
+                text
+            })?;
+            let room = room.get_mut(..bytes.len()).unwrap_or_default();
+            room.copy_from_slice(&bytes);
+            Ok(room.len())
+        });
+        let cut = delta::cut(window, average);
+        failed.map_or(cut, Err)
+    };
+    ranges.iter().map(of).collect()
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A question for changes waits at most so long.
-const WAIT_S_MAX: u64 = 55;
+const WAIT_S_MAX: u64 = 120;
 /// So many operations fit in one batch.
 const BATCH_OPS_MAX: usize = 1_000;
 

@@ -30,6 +30,12 @@ pub struct Offset {
     offset: u64,
 }
 
+impl Offset {
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
 /// A file that is open for a download.
 pub(super) struct Opened {
     file: File,

@@ -6,7 +6,9 @@
 use super::accounts::Session;
 use super::users::{Users, Worker, now_ms};
 use super::{activity, preview, pwa, totp_pages};
-use super::{admin, admin_api, api, content, dav, manage, metrics, share_pages, web, zip};
+use super::{
+    admin, admin_api, api, content, dav, delta, manage, many, metrics, share_pages, web, zip,
+};
 use crate::error::{Result, SyncError};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, FromRequestParts, Request, State};
@@ -207,6 +209,8 @@ pub fn router(app: App) -> Router {
         .route("/nodes/{id}", get(api::node))
         .route("/nodes/{id}/children", get(api::children))
         .route("/nodes/{id}/content", get(content::node))
+        .route("/nodes/{id}/signature", post(delta::signature))
+        .route("/nodes/{id}/ranges", post(delta::ranges))
         .route("/nodes/{id}/versions", get(api::versions))
         .route("/nodes/{id}/versions/{rev}", get(content::version))
         .route("/uploads", post(api::upload_begin))
@@ -215,6 +219,12 @@ pub fn router(app: App) -> Router {
             put(content::append).get(api::upload_state).delete(api::upload_drop),
         )
         .route("/uploads/{id}/commit", post(api::upload_commit))
+        .route(
+            "/uploads/{id}/parts",
+            post(delta::parts).layer(DefaultBodyLimit::max(many::BODY_BYTES_MAX)),
+        )
+        .route("/files", post(many::put).layer(DefaultBodyLimit::max(many::BODY_BYTES_MAX)))
+        .route("/contents", post(many::get))
         .route("/op", post(api::op))
         .route("/batch", post(api::batch))
         .route("/outcome/{key}", get(api::outcome))

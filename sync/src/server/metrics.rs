@@ -54,13 +54,14 @@ const PAGES: [&str; 26] = [
     "trash",
     "zip",
 ];
-const API: [&str; 17] = [
+const API: [&str; 19] = [
     "activity",
-    "totp",
     "admin",
     "batch",
     "changes",
+    "contents",
     "devices",
+    "files",
     "login",
     "logout",
     "me",
@@ -70,6 +71,7 @@ const API: [&str; 17] = [
     "outcome",
     "purge",
     "restore",
+    "totp",
     "trash",
     "uploads",
 ];

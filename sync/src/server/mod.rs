@@ -16,6 +16,7 @@
 //! | [`settings`], [`sweep`] | how long what is kept; the round that drops it |
 //! | [`http`] | the routes, who is asking, errors as statuses, headers |
 //! | [`api`], [`content`] | the API's requests; bytes in and out |
+//! | [`many`], [`delta`] | many small files in one request; only what changed of a large one |
 //! | [`dav`], [`app_passwords`] | the WebDAV door; the passwords made for its programs |
 //! | [`manage`], [`admin_api`] | management of routes, ports, backups: pages, and the same for programs |
 //! | [`web`], [`admin`], [`pages`] | pages, usable without JavaScript |
@@ -33,6 +34,7 @@ pub mod backups;
 pub mod content;
 pub mod copying;
 pub mod dav;
+pub mod delta;
 pub mod exported;
 pub mod http;
 pub mod jobs;
@@ -41,6 +43,7 @@ pub mod loading;
 pub mod local;
 pub mod manage;
 pub mod manage_pages;
+pub mod many;
 pub mod metrics;
 pub mod pages;
 pub mod ports;

@@ -20,12 +20,14 @@ mod ops;
 mod props;
 mod redo;
 mod schema;
+mod small;
 mod trash;
 mod upload;
 
 pub use activity::Activity;
 pub use expire::{Ages, Expired};
 pub use props::Prop;
+pub use small::{Staged, reply, stage};
 pub use upload::Progress;
 
 use crate::api::{Changes, NodeInfo};
@@ -146,6 +148,26 @@ fn path_of(db: &Connection, id: NodeId) -> Result<String> {
     Err(SyncError::Invalid(format!("nested deeper than {} directories", names::DEPTH_MAX)))
 }
 
+/// The live entries of a directory, directories first, by name.
+fn children(db: &Connection, parent: NodeId) -> Result<Vec<NodeInfo>> {
+    let sql = format!(
+        "SELECT {NODE} FROM node WHERE parent = ?1 AND deleted = 0 AND id <> {ROOT} \
+         ORDER BY kind DESC, fold"
+    );
+    let mut q = db.prepare_cached(&sql)?;
+    Ok(q.query_map([parent], node_of)?.collect::<rusqlite::Result<Vec<_>>>()?)
+}
+
+/// What was answered to the request with this key.
+fn done_before(db: &Connection, key: &str) -> Result<Option<NodeInfo>> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let mut q = db.prepare_cached("SELECT reply FROM done WHERE key = ?1")?;
+    let text: Option<String> = q.query_row([key], |r| r.get(0)).optional()?;
+    Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
+}
+
 /// The next revision, taken within the transaction that uses it.
 fn next_rev(tx: &Transaction) -> Result<i64> {
     let sql = "UPDATE meta SET v = v + 1 WHERE k = 'rev' RETURNING v";
@@ -183,6 +205,7 @@ impl Store {
         store.files.check_root()?;
         store.recover()?;
         store.drop_stale_uploads()?;
+        store.drop_stale_small()?;
         Ok(store)
     }
 
@@ -274,12 +297,7 @@ impl Store {
     /// Database.
     pub fn children(&self, parent: NodeId) -> Result<Vec<NodeInfo>> {
         live(&self.db, parent)?;
-        let sql = format!(
-            "SELECT {NODE} FROM node WHERE parent = ?1 AND deleted = 0 AND id <> {ROOT} \
-             ORDER BY kind DESC, fold"
-        );
-        let mut q = self.db.prepare_cached(&sql)?;
-        Ok(q.query_map([parent], node_of)?.collect::<rusqlite::Result<Vec<_>>>()?)
+        children(&self.db, parent)
     }
 
     /// Every live node, for a complete table.
@@ -316,12 +334,7 @@ impl Store {
     /// # Errors
     /// Database.
     pub fn done_before(&self, key: &str) -> Result<Option<NodeInfo>> {
-        if key.is_empty() {
-            return Ok(None);
-        }
-        let mut q = self.db.prepare_cached("SELECT reply FROM done WHERE key = ?1")?;
-        let text: Option<String> = q.query_row([key], |r| r.get(0)).optional()?;
-        Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
+        done_before(&self.db, key)
     }
 
     /// A device says up to where it has taken the changes in.

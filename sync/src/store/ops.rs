@@ -7,7 +7,7 @@
 //! | transaction with notes | files | nothing changed |
 //! | files | answer | carried out before the next request |
 use super::redo::{Note, note};
-use super::{Store, at_rev, journal, lookup, next_rev, path_of, room_for, to_i64};
+use super::{Store, at_rev, journal, lookup, next_rev, path_of, room_for};
 use crate::api::{BatchOp, BatchReply, Delete, Exchange, Mkdir, Move, NodeInfo};
 use crate::error::{Result, SyncError};
 use crate::files::join;
@@ -73,32 +73,8 @@ impl Store {
     /// See the table above.
     pub fn mkdir(&mut self, req: &Mkdir, who: &str) -> Result<NodeInfo> {
         let ms = self.begin()?;
-        if let Some(before) = self.done_before(&req.key)? {
-            return Ok(before);
-        }
         let tx = self.db.transaction()?;
-        room_for(&tx, req.parent, &req.name, 0)?;
-        let path = join(&path_of(&tx, req.parent)?, &req.name);
-        if path.split('/').count() > DEPTH_MAX {
-            return Err(SyncError::Invalid(format!("nested deeper than {DEPTH_MAX} directories")));
-        }
-        let (id, rev) = (next_node(&tx)?, next_rev(&tx)?);
-        tx.prepare_cached(
-            "INSERT INTO node (id, parent, name, fold, kind, hash, rev, mtime_ns) \
-             VALUES (?1, ?2, ?3, ?4, 1, zeroblob(32), ?5, ?6)",
-        )?
-        .execute(params![
-            id,
-            req.parent,
-            req.name,
-            fold(&req.name),
-            rev,
-            ms * 1_000_000
-        ])?;
-        journal(&tx, rev, id, "mkdir", who, ms)?;
-        note(&tx, &Note::Mkdir { path, keep: format!("foreign/{id}@{rev}") })?;
-        let node = after(&tx, id)?;
-        remember(&tx, &req.key, &node, ms)?;
+        let node = mkdir_rows(&tx, req, who, ms)?;
         tx.commit()?;
         self.recover()?;
         Ok(node)
@@ -187,62 +163,125 @@ impl Store {
     /// tree is meant.
     pub fn delete(&mut self, req: &Delete, who: &str) -> Result<NodeInfo> {
         let ms = self.begin()?;
-        if let Some(before) = self.done_before(&req.key)? {
-            return Ok(before);
-        }
-        let top = at_rev(&self.db, req.node, req.rev)?;
-        let mut all = vec![(top.clone(), path_of(&self.db, top.id)?)];
-        let mut next = 0;
-        while let Some((node, path)) = all.get(next).cloned() {
-            if node.kind == Kind::Dir {
-                for child in self.children(node.id)? {
-                    let below = join(&path, &child.name);
-                    all.push((child, below));
-                }
-            }
-            next += 1;
-        }
-        if all.len() > 1 && !req.tree {
-            return Err(SyncError::Stale(format!("{:?} is not empty", top.name)));
-        }
         let tx = self.db.transaction()?;
-        for (node, path) in all.into_iter().rev() {
-            let rev = next_rev(&tx)?;
-            let file = node.kind == Kind::File;
-            tx.prepare_cached(
-                "UPDATE node SET rev = ?2, deleted = ?2, deleted_ms = ?3, trash = ?4 WHERE id = ?1",
-            )?
-            .execute(params![node.id, rev, ms, file])?;
-            journal(&tx, rev, node.id, "delete", who, ms)?;
-            note(
-                &tx,
-                &match file {
-                    true => Note::Keep { path, keep: format!("trash/{}@{rev}", node.id) },
-                    false => Note::Rmdir { path, keep: format!("foreign/{}@{rev}", node.id) },
-                },
-            )?;
-        }
-        let node = after(&tx, top.id)?;
-        remember(&tx, &req.key, &node, ms)?;
+        let node = delete_rows(&tx, req, who, ms)?;
         tx.commit()?;
         self.recover()?;
-        debug_assert!(to_i64(node.size) >= 0);
         Ok(node)
     }
 
-    /// Several operations, each for itself, in order.
-    pub fn batch(&mut self, ops: &[BatchOp], who: &str) -> Vec<BatchReply> {
-        let run = |op: &BatchOp, store: &mut Self| match op {
-            BatchOp::Mkdir(r) => store.mkdir(r, who),
-            BatchOp::Move(r) => store.move_node(r, who),
-            BatchOp::Exchange(r) => store.exchange(r, who),
-            BatchOp::Delete(r) => store.delete(r, who),
-        };
-        ops.iter()
-            .map(|op| match run(op, self) {
-                Ok(node) => BatchReply { status: 200, node: Some(node), error: String::new() },
-                Err(e) => BatchReply { status: e.status(), node: None, error: e.to_string() },
-            })
-            .collect()
+    /// Directories made and nodes deleted, each for itself, in one transaction.
+    fn run_rows(&mut self, ops: &[BatchOp], who: &str) -> Result<Vec<BatchReply>> {
+        let ms = self.begin()?;
+        let tx = self.db.transaction()?;
+        let mut out = Vec::with_capacity(ops.len());
+        for op in ops {
+            let done = match op {
+                BatchOp::Mkdir(r) => mkdir_rows(&tx, r, who, ms),
+                BatchOp::Delete(r) => delete_rows(&tx, r, who, ms),
+                BatchOp::Move(_) | BatchOp::Exchange(_) => {
+                    Err(SyncError::Invalid("a move goes alone".into()))
+                }
+            };
+            match done {
+                // Whatever was written before it in this transaction is not kept either.
+                Err(e @ SyncError::Db(_)) => return Err(e),
+                other => out.push(super::reply(other)),
+            }
+        }
+        tx.commit()?;
+        self.recover()?;
+        Ok(out)
     }
+
+    /// Several operations, each for itself, in order. Neighbours that only make directories or delete
+    /// share a transaction.
+    pub fn batch(&mut self, ops: &[BatchOp], who: &str) -> Vec<BatchReply> {
+        let rows = |op: &BatchOp| matches!(op, BatchOp::Mkdir(_) | BatchOp::Delete(_));
+        let mut out = Vec::with_capacity(ops.len());
+        for group in ops.chunk_by(|a, b| rows(a) && rows(b)) {
+            match group {
+                [BatchOp::Mkdir(r)] => out.push(super::reply(self.mkdir(r, who))),
+                [BatchOp::Delete(r)] => out.push(super::reply(self.delete(r, who))),
+                [BatchOp::Move(r)] => out.push(super::reply(self.move_node(r, who))),
+                [BatchOp::Exchange(r)] => out.push(super::reply(self.exchange(r, who))),
+                several => match self.run_rows(several, who) {
+                    Ok(replies) => out.extend(replies),
+                    Err(e) => {
+                        let (status, why) = (e.status(), e.to_string());
+                        out.extend(several.iter().map(|_| BatchReply {
+                            status,
+                            node: None,
+                            error: why.clone(),
+                        }));
+                    }
+                },
+            }
+        }
+        out
+    }
+}
+
+/// Checks, and writes the rows and the note of a new directory.
+fn mkdir_rows(tx: &Transaction, req: &Mkdir, who: &str, ms: i64) -> Result<NodeInfo> {
+    if let Some(before) = super::done_before(tx, &req.key)? {
+        return Ok(before);
+    }
+    room_for(tx, req.parent, &req.name, 0)?;
+    let path = join(&path_of(tx, req.parent)?, &req.name);
+    if path.split('/').count() > DEPTH_MAX {
+        return Err(SyncError::Invalid(format!("nested deeper than {DEPTH_MAX} directories")));
+    }
+    let (id, rev) = (next_node(tx)?, next_rev(tx)?);
+    tx.prepare_cached(
+        "INSERT INTO node (id, parent, name, fold, kind, hash, rev, mtime_ns) \
+         VALUES (?1, ?2, ?3, ?4, 1, zeroblob(32), ?5, ?6)",
+    )?
+    .execute(params![id, req.parent, req.name, fold(&req.name), rev, ms * 1_000_000])?;
+    journal(tx, rev, id, "mkdir", who, ms)?;
+    note(tx, &Note::Mkdir { path, keep: format!("foreign/{id}@{rev}") })?;
+    let node = after(tx, id)?;
+    remember(tx, &req.key, &node, ms)?;
+    Ok(node)
+}
+
+/// Checks, and writes the marks and notes of a deletion.
+fn delete_rows(tx: &Transaction, req: &Delete, who: &str, ms: i64) -> Result<NodeInfo> {
+    if let Some(before) = super::done_before(tx, &req.key)? {
+        return Ok(before);
+    }
+    let top = at_rev(tx, req.node, req.rev)?;
+    let mut all = vec![(top.clone(), path_of(tx, top.id)?)];
+    let mut next = 0;
+    while let Some((node, path)) = all.get(next).cloned() {
+        if node.kind == Kind::Dir {
+            for child in super::children(tx, node.id)? {
+                let below = join(&path, &child.name);
+                all.push((child, below));
+            }
+        }
+        next += 1;
+    }
+    if all.len() > 1 && !req.tree {
+        return Err(SyncError::Stale(format!("{:?} is not empty", top.name)));
+    }
+    for (node, path) in all.into_iter().rev() {
+        let rev = next_rev(tx)?;
+        let file = node.kind == Kind::File;
+        tx.prepare_cached(
+            "UPDATE node SET rev = ?2, deleted = ?2, deleted_ms = ?3, trash = ?4 WHERE id = ?1",
+        )?
+        .execute(params![node.id, rev, ms, file])?;
+        journal(tx, rev, node.id, "delete", who, ms)?;
+        note(
+            tx,
+            &match file {
+                true => Note::Keep { path, keep: format!("trash/{}@{rev}", node.id) },
+                false => Note::Rmdir { path, keep: format!("foreign/{}@{rev}", node.id) },
+            },
+        )?;
+    }
+    let node = after(tx, top.id)?;
+    remember(tx, &req.key, &node, ms)?;
+    Ok(node)
 }

@@ -5,6 +5,7 @@ use crate::error::{Result, SyncError};
 use crate::files::{Area, At, Files, What, name_of, parent_of};
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One note.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,8 +38,26 @@ fn inode(files: &dyn Files, at: At) -> Result<Option<u64>> {
     Ok(files.stat(at)?.map(|s| s.inode))
 }
 
+/// Directories whose names are to be made durable before the notes are struck out: each once, however
+/// many notes touched it.
+#[derive(Default)]
+struct Touched(BTreeSet<(bool, String)>);
+
+impl Touched {
+    fn add(&mut self, at: At) {
+        self.0.insert((at.0 == Area::Own, at.1.to_owned()));
+    }
+
+    fn sync(&mut self, files: &dyn Files) -> Result<()> {
+        for (own, dir) in std::mem::take(&mut self.0) {
+            files.sync_dir(At(if own { Area::Own } else { Area::Tree }, &dir))?;
+        }
+        Ok(())
+    }
+}
+
 /// Moves what lies at `at` to `keep` in our own area; a name that is there already gets a number.
-fn keep(files: &dyn Files, at: At, keep: &str) -> Result<()> {
+fn keep(files: &dyn Files, touched: &mut Touched, at: At, keep: &str) -> Result<()> {
     let mut name = keep.to_owned();
     let mut nth = 1;
     while files.stat(At(Area::Own, &name))?.is_some() {
@@ -46,34 +65,38 @@ fn keep(files: &dyn Files, at: At, keep: &str) -> Result<()> {
         name = format!("{keep}.{nth}");
     }
     files.rename(at, At(Area::Own, &name))?;
-    files.sync_dir(At(Area::Own, parent_of(keep)))?;
-    files.sync_dir(At(at.0, parent_of(at.1)))
+    touched.add(At(Area::Own, parent_of(keep)));
+    touched.add(At(at.0, parent_of(at.1)));
+    Ok(())
 }
 
 /// Carries one note out.
-fn carry_out(files: &dyn Files, note: &Note) -> Result<()> {
+fn carry_out(files: &dyn Files, touched: &mut Touched, note: &Note) -> Result<()> {
+    if matches!(note, Note::Move { .. } | Note::Swap { .. }) {
+        // Directories get other names.
+        touched.sync(files)?;
+    }
     match note {
         Note::Place { own, inode: want, path, keep: to } => {
             let (from, at) = (At(Area::Own, own), At(Area::Tree, path));
             let there = inode(files, at)?;
+            touched.add(At(Area::Tree, parent_of(path)));
             if there != Some(*want) {
                 if inode(files, from)? != Some(*want) {
                     return Err(SyncError::Damaged(format!("{path}: its new bytes are gone")));
                 }
-                if there.is_some() {
-                    files.exchange(from, at)?;
-                } else {
-                    files.rename(from, at)?;
+                if there.is_none() {
+                    return files.rename(from, at);
                 }
+                files.exchange(from, at)?;
             }
-            files.sync_dir(At(Area::Tree, parent_of(path)))?;
             // After the swap the old bytes lie where the new ones came from.
-            if inode(files, from)?.is_some() { keep(files, from, to) } else { Ok(()) }
+            if inode(files, from)?.is_some() { keep(files, touched, from, to) } else { Ok(()) }
         }
         Note::Keep { path, keep: to } => {
             let at = At(Area::Tree, path);
             if files.stat(At(Area::Own, to))?.is_none() && files.stat(at)?.is_some() {
-                keep(files, at, to)?;
+                keep(files, touched, at, to)?;
             }
             Ok(())
         }
@@ -81,47 +104,51 @@ fn carry_out(files: &dyn Files, note: &Note) -> Result<()> {
             let at = At(Area::Tree, path);
             match files.stat(at)? {
                 Some(s) if s.what == What::Dir => {
+                    touched.0.remove(&(false, path.clone()));
                     if !files.list(at)?.entries.is_empty() || files.remove_dir(at).is_err() {
-                        keep(files, at, to)?;
+                        keep(files, touched, at, to)?;
                     }
-                    files.sync_dir(At(Area::Tree, parent_of(path)))
+                    touched.add(At(Area::Tree, parent_of(path)));
                 }
-                _ => Ok(()),
+                _ => {}
             }
+            Ok(())
         }
         Note::Mkdir { path, keep: to } => {
             let at = At(Area::Tree, path);
+            touched.add(At(Area::Tree, parent_of(path)));
             match files.stat(at)? {
                 Some(s) if s.what == What::Dir => return Ok(()),
-                Some(_) => keep(files, at, to)?,
+                Some(_) => keep(files, touched, at, to)?,
                 None => {}
             }
-            files.mkdir(at)?;
-            files.sync_dir(At(Area::Tree, parent_of(path)))
+            files.mkdir(at)
         }
         Note::Move { from, to, inode: want, keep: stranger } => {
             let (a, b) = (At(Area::Tree, from), At(Area::Tree, to));
             let there = inode(files, b)?;
+            touched.add(At(Area::Tree, parent_of(from)));
+            touched.add(At(Area::Tree, parent_of(to)));
             if there == Some(*want) {
-                return Ok(());
+                return touched.sync(files);
             }
             if inode(files, a)? != Some(*want) {
                 return Err(SyncError::Damaged(format!("{from} was replaced behind the service")));
             }
             if there.is_some() {
-                keep(files, b, stranger)?;
+                keep(files, touched, b, stranger)?;
             }
             files.rename(a, b)?;
-            files.sync_dir(At(Area::Tree, parent_of(from)))?;
-            files.sync_dir(At(Area::Tree, parent_of(to)))
+            touched.sync(files)
         }
         Note::Swap { a, b, inode: want } => {
             let (a, b) = (At(Area::Tree, a), At(Area::Tree, b));
             if inode(files, b)? != Some(*want) {
                 files.exchange(a, b)?;
             }
-            files.sync_dir(At(Area::Tree, parent_of(a.1)))?;
-            files.sync_dir(At(Area::Tree, parent_of(b.1)))
+            touched.add(At(Area::Tree, parent_of(a.1)));
+            touched.add(At(Area::Tree, parent_of(b.1)));
+            touched.sync(files)
         }
         Note::Drop { own } => {
             debug_assert!(!name_of(own).is_empty());
@@ -131,7 +158,7 @@ fn carry_out(files: &dyn Files, note: &Note) -> Result<()> {
 }
 
 impl Store {
-    /// Carries out every note that is left, oldest first, and strikes it out.
+    /// Carries out every note that is left, oldest first, and strikes them out.
     pub(super) fn recover(&mut self) -> Result<()> {
         let notes: Vec<(i64, String)> = {
             let mut q = self.db.prepare_cached("SELECT id, note FROM redo ORDER BY id")?;
@@ -140,11 +167,13 @@ impl Store {
         if notes.is_empty() {
             return Ok(());
         }
+        let mut touched = Touched::default();
         for (_, text) in &notes {
             let note: Note =
                 serde_json::from_str(text).map_err(|e| SyncError::Invalid(e.to_string()))?;
-            carry_out(&*self.files, &note)?;
+            carry_out(&*self.files, &mut touched, &note)?;
         }
+        touched.sync(&*self.files)?;
         let last = notes.last().map_or(0, |(id, _)| *id);
         self.db.prepare_cached("DELETE FROM redo WHERE id <= ?1")?.execute([last])?;
         Ok(())

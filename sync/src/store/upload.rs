@@ -14,12 +14,15 @@ use super::{
     Store, VERSIONS_MAX, at_rev, charge, journal, lookup, next_rev, path_of, room_for, to_i64,
 };
 use crate::api::{NodeInfo, UploadBegin, UploadState};
+use crate::delta::Part;
 use crate::error::{Result, SyncError};
-use crate::files::{self, Area, At, Files, join};
+use crate::files::{self, Area, At, Files, PIECE_BYTES, join};
 use crate::names::fold;
 use crate::rng::{hex, unhex};
 use crate::tree::{Kind, NodeId, ROOT};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Uploads that nobody has touched for so long are dropped when the store is opened.
 const UPLOAD_MS_MAX: i64 = 7 * 24 * 3_600_000;
@@ -41,7 +44,7 @@ fn tmp(id: &str) -> String {
     format!("tmp/{id}")
 }
 
-fn check_id(id: &str) -> Result<()> {
+pub(super) fn check_id(id: &str) -> Result<()> {
     if (16..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         Ok(())
     } else {
@@ -81,6 +84,48 @@ impl Progress {
         Ok(())
     }
 
+    /// Appends parts: bytes that came with them, or bytes that `old` reads at a place. Never beyond
+    /// `size`.
+    ///
+    /// # Errors
+    /// As [`Progress::append`]; [`SyncError::Invalid`] for more than was announced;
+    /// [`SyncError::Damaged`] for a place that the old content does not have.
+    pub fn append_parts<B: AsRef<[u8]>>(
+        &mut self,
+        files: &dyn Files,
+        id: &str,
+        offset: u64,
+        size: u64,
+        parts: &[(Part, B)],
+        old: &mut dyn FnMut(u64, usize) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let more = parts.iter().fold(0_u64, |sum, (p, _)| sum.saturating_add(p.size));
+        if offset.saturating_add(more) > size {
+            let why = format!("more than the {size} bytes that were announced");
+            return Err(SyncError::Invalid(why));
+        }
+        let mut pos = offset;
+        for (part, bytes) in parts {
+            let Some(from) = part.from else {
+                self.append(files, id, pos, bytes.as_ref())?;
+                pos += part.size;
+                continue;
+            };
+            let mut done = 0;
+            while done < part.size {
+                let room = (part.size - done).min(PIECE_BYTES as u64);
+                let piece = old(from.saturating_add(done), usize::try_from(room).unwrap_or(0))?;
+                if piece.len() as u64 != room {
+                    let why = format!("no {room} bytes at {} of the old content", from + done);
+                    return Err(SyncError::Damaged(why));
+                }
+                self.append(files, id, pos, &piece)?;
+                (done, pos) = (done + room, pos + room);
+            }
+        }
+        Ok(())
+    }
+
     fn hash(&self, files: &dyn Files, id: &str) -> Result<([u8; 32], u64)> {
         match &self.hasher {
             Some(h) => Ok((*h.finalize().as_bytes(), self.offset)),
@@ -92,14 +137,28 @@ impl Progress {
     }
 }
 
-struct Begun {
-    parent: NodeId,
-    name: String,
-    replace: Option<(NodeId, i64)>,
-    size: u64,
-    hash: String,
-    mtime_ns: i64,
-    exec: bool,
+pub(super) struct Begun {
+    pub parent: NodeId,
+    pub name: String,
+    pub replace: Option<(NodeId, i64)>,
+    pub size: u64,
+    pub hash: String,
+    pub mtime_ns: i64,
+    pub exec: bool,
+}
+
+impl From<&UploadBegin> for Begun {
+    fn from(req: &UploadBegin) -> Self {
+        Self {
+            parent: req.parent,
+            name: req.name.clone(),
+            replace: req.replace,
+            size: req.size,
+            hash: req.hash.clone(),
+            mtime_ns: req.mtime_ns,
+            exec: req.exec,
+        }
+    }
 }
 
 impl Store {
@@ -116,6 +175,7 @@ impl Store {
         if self.begun(&req.id)?.is_some() {
             return Ok(UploadState { offset: Progress::resume(&*self.files, &req.id)?.offset });
         }
+        self.not_given_up(&req.id)?;
         let tx = self.db.transaction()?;
         match req.replace {
             Some((id, rev)) => {
@@ -173,6 +233,18 @@ impl Store {
         }
     }
 
+    /// The content that an upload replaces, as [`Store::content_path`] tells it.
+    ///
+    /// # Errors
+    /// [`SyncError::NotFound`]; [`SyncError::Invalid`] if it makes a new file; [`SyncError::Stale`].
+    pub fn upload_source(&self, id: &str) -> Result<(NodeInfo, String)> {
+        match self.begun(id)? {
+            Some(Begun { replace: Some((node, rev)), .. }) => self.content_path(node, Some(rev)),
+            Some(_) => Err(SyncError::Invalid("this upload replaces no content".into())),
+            None => Err(SyncError::NotFound(format!("upload {id}"))),
+        }
+    }
+
     /// How many uploads are under way, and the bytes reserved for them.
     ///
     /// # Errors
@@ -217,11 +289,23 @@ impl Store {
     pub fn upload_drop(&mut self, id: &str) -> Result<()> {
         check_id(id)?;
         self.begin()?;
+        let ms = (self.clock)();
         let tx = self.db.transaction()?;
         tx.execute("DELETE FROM upload WHERE id = ?1", [id])?;
+        // What is still under way under this id has no effect any more.
+        tx.execute("INSERT OR IGNORE INTO done VALUES (?1, '', ?2)", params![id, ms])?;
         note(&tx, &Note::Drop { own: tmp(id) })?;
         tx.commit()?;
         self.recover()
+    }
+
+    /// Refuses what was given up before it came.
+    pub(super) fn not_given_up(&self, id: &str) -> Result<()> {
+        let mut q = self.db.prepare_cached("SELECT 1 FROM done WHERE key = ?1 AND reply = ''")?;
+        match q.query_row([id], |_| Ok(())).optional()? {
+            Some(()) => Err(SyncError::Stale(format!("upload {id} was given up"))),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn drop_stale_uploads(&mut self) -> Result<()> {
@@ -260,56 +344,11 @@ impl Store {
         self.files.seal(At(Area::Own, &own), size, b.mtime_ns, b.exec)?;
         let inode = self.files.stat(At(Area::Own, &own))?.map_or(0, |s| s.inode);
         let tx = self.db.transaction()?;
-        let node = match b.replace {
-            Some((node, rev)) => {
-                let old = at_rev(&tx, node, rev)?;
-                if old.kind != Kind::File {
-                    return Err(SyncError::Invalid(format!("{:?} is a directory", old.name)));
-                }
-                old.id
-            }
-            None => {
-                room_for(&tx, b.parent, &b.name, 0)?;
-                next_node(&tx)?
-            }
-        };
-        let rev = next_rev(&tx)?;
-        let mut kept = format!("foreign/{node}@{rev}");
-        let path = if b.replace.is_some() {
-            kept = keep_version(&tx, node, ms)?;
-            tx.prepare_cached(
-                "UPDATE node SET size = ?2, mtime_ns = ?3, exec = ?4, hash = ?5, rev = ?6 \
-                 WHERE id = ?1",
-            )?
-            .execute(params![node, to_i64(size), b.mtime_ns, b.exec, hash, rev])?;
-            path_of(&tx, node)?
-        } else {
-            tx.prepare_cached(
-                "INSERT INTO node (id, parent, name, fold, kind, size, mtime_ns, exec, hash, rev) \
-                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                node,
-                b.parent,
-                b.name,
-                fold(&b.name),
-                to_i64(size),
-                b.mtime_ns,
-                b.exec,
-                hash,
-                rev
-            ])?;
-            join(&path_of(&tx, b.parent)?, &b.name)
-        };
+        let new = New { hash, inode, own: &own, ms, who };
+        let info = put_rows(&tx, &b, &new, &mut HashMap::new())?;
         charge(&tx, to_i64(size))?;
-        journal(&tx, rev, node, "put", who, ms)?;
-        note(&tx, &Note::Place { own, inode, path, keep: kept })?;
-        drop_old_versions(&tx, node)?;
         tx.execute("DELETE FROM upload WHERE id = ?1", [id])?;
-        let info = lookup(&tx, node)?.ok_or_else(|| SyncError::NotFound(format!("node {node}")))?;
-        let text = serde_json::to_string(&info).map_err(|e| SyncError::Invalid(e.to_string()))?;
-        tx.prepare_cached("INSERT OR REPLACE INTO done VALUES (?1, ?2, ?3)")?
-            .execute(params![id, text, ms])?;
+        answered(&tx, id, &info, ms)?;
         tx.commit()?;
         self.recover()?;
         Ok(info)
@@ -333,8 +372,86 @@ impl Store {
     }
 }
 
+/// Bytes that are durable in `tmp/` and about to become a file's content.
+pub(super) struct New<'a> {
+    pub hash: [u8; 32],
+    pub inode: u64,
+    pub own: &'a str,
+    pub ms: i64,
+    pub who: &'a str,
+}
+
+/// Writes the rows and the note of a new content, once it is sure that nothing is in its way; `paths`
+/// remembers those of directories within one transaction.
+pub(super) fn put_rows(
+    tx: &Transaction,
+    b: &Begun,
+    new: &New,
+    paths: &mut HashMap<NodeId, String>,
+) -> Result<NodeInfo> {
+    let node = match b.replace {
+        Some((node, rev)) => {
+            let old = at_rev(tx, node, rev)?;
+            if old.kind != Kind::File {
+                return Err(SyncError::Invalid(format!("{:?} is a directory", old.name)));
+            }
+            old.id
+        }
+        None => {
+            room_for(tx, b.parent, &b.name, 0)?;
+            next_node(tx)?
+        }
+    };
+    let rev = next_rev(tx)?;
+    let mut kept = format!("foreign/{node}@{rev}");
+    let path = if b.replace.is_some() {
+        kept = keep_version(tx, node, new.ms)?;
+        tx.prepare_cached(
+            "UPDATE node SET size = ?2, mtime_ns = ?3, exec = ?4, hash = ?5, rev = ?6 \
+             WHERE id = ?1",
+        )?
+        .execute(params![node, to_i64(b.size), b.mtime_ns, b.exec, new.hash, rev])?;
+        path_of(tx, node)?
+    } else {
+        tx.prepare_cached(
+            "INSERT INTO node (id, parent, name, fold, kind, size, mtime_ns, exec, hash, rev) \
+             VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            node,
+            b.parent,
+            b.name,
+            fold(&b.name),
+            to_i64(b.size),
+            b.mtime_ns,
+            b.exec,
+            new.hash,
+            rev
+        ])?;
+        let dir = match paths.entry(b.parent) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => free.insert(path_of(tx, b.parent)?),
+        };
+        join(dir, &b.name)
+    };
+    journal(tx, rev, node, "put", new.who, new.ms)?;
+    note(tx, &Note::Place { own: new.own.to_owned(), inode: new.inode, path, keep: kept })?;
+    if b.replace.is_some() {
+        drop_old_versions(tx, node)?;
+    }
+    lookup(tx, node)?.ok_or_else(|| SyncError::NotFound(format!("node {node}")))
+}
+
+/// Remembers what was answered to a request.
+pub(super) fn answered(tx: &Transaction, id: &str, info: &NodeInfo, ms: i64) -> Result<()> {
+    let text = serde_json::to_string(info).map_err(|e| SyncError::Invalid(e.to_string()))?;
+    tx.prepare_cached("INSERT OR REPLACE INTO done VALUES (?1, ?2, ?3)")?
+        .execute(params![id, text, ms])?;
+    Ok(())
+}
+
 /// Whether the quota has room for `more` bytes besides what is kept and what is reserved.
-fn room(tx: &Transaction, quota: Option<u64>, more: i64) -> Result<()> {
+pub(super) fn room(tx: &Connection, quota: Option<u64>, more: i64) -> Result<()> {
     let Some(quota) = quota else { return Ok(()) };
     let used: i64 = tx.query_row(
         "SELECT v + (SELECT coalesce(sum(size), 0) FROM upload) FROM meta WHERE k = 'used'",
