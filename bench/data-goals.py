@@ -11,6 +11,7 @@ PVFS2_BIN   the program (default target/release/pvfs2)
 MIB         MiB of one stream (default 128; with four streams half of it each)
 PARTS       which rows: "seq direct native small rand ior sizes" (default all)
 OUT         where every value is kept, as JSON
+SECONDS     no round is begun that would probably end later (default: none is left out)
 """
 import json, os, signal, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -22,6 +23,7 @@ BIN = os.environ.get("PVFS2_BIN", str(REPO / "target/release/pvfs2"))
 MEASURE = Path(os.environ.get("MEASURE_DIR", REPO.parent / "shared/bench"))
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 MIB = int(os.environ.get("MIB", "128"))
+SECONDS = float(os.environ.get("SECONDS", "inf"))
 PARTS = os.environ.get("PARTS", "seq direct native small rand ior sizes").split()
 SIZES = [("4 KB", 4 << 10, 100), ("64 KB", 64 << 10, 40), ("1 MB", 1 << 20, 8), ("64 MB", 64 << 20, 1)]
 values, spent = {}, {}
@@ -319,7 +321,7 @@ def table(memory):
     print("| what | goal | reached | medians | |\n|---|---|---|---|---|")
     for r in rows:
         print("| " + " | ".join(r) + " |")
-    print(f"\n{sum(r[4] == 'met' for r in rows)} of {len(rows)} met, {ROUNDS} rounds")
+    print(f"\n{sum(r[4] == 'met' for r in rows)} of {len(rows)} met, {max(map(len, values.values()))} rounds")
     costs = sorted(k for k in values if k.startswith("CPU"))
     if costs:
         print("\n| CPU seconds of the whole machine per GB | median |\n|---|---|")
@@ -332,8 +334,11 @@ def main():
     rig = None
     try:
         rig = Rig(scratch)
+        first = time.monotonic()
         for i in range(ROUNDS):
             begin = time.monotonic()
+            if begin - first + (begin - first) / max(i, 1) > SECONDS:
+                break
             one_round(rig)
             print(f"round {i + 1} of {ROUNDS}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
         table(rig.memory())

@@ -40,6 +40,9 @@ pub const WRITE_BYTES_MAX: usize = 128 << 10;
 pub const JOINED_NS_MAX: i64 = 500_000_000;
 /// Most bytes that are held back, of all files together.
 pub const ALL_BYTES_MAX: usize = 64 << 20;
+/// How many writes must follow each other before they are joined, after some were joined that soon
+/// others did not follow.
+const STREAK_AFTER_BREAK: u32 = 16;
 /// How often the age of what is held back is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a FUSE thread waits for a write-out: before its operation moves elsewhere, or before a
@@ -65,6 +68,9 @@ pub struct Held {
     wanted: bool,
     /// Where the last write ended: only what goes on there is joined.
     last_end: u64,
+    /// How many writes have followed each other, and how many must before any is joined.
+    streak: u32,
+    streak_needed: u32,
 }
 
 impl Held {
@@ -75,6 +81,20 @@ impl Held {
     /// Whether bytes at `at` follow what has gathered.
     fn is_followed_at(&self, at: u64) -> bool {
         self.bytes.is_empty() || self.logical_offset + self.bytes.len() as u64 == at
+    }
+
+    /// A write comes that ends at `end`; whether it goes on where the last one ended, for long enough.
+    fn goes_on(&mut self, at: u64, end: u64) -> bool {
+        if std::mem::replace(&mut self.last_end, end) == at {
+            self.streak = self.streak.saturating_add(1);
+        } else {
+            self.streak = 0;
+            if !self.bytes.is_empty() {
+                // Several write here by turns: holding back and waiting for it would cost more.
+                self.streak_needed = STREAK_AFTER_BREAK;
+            }
+        }
+        self.streak >= self.streak_needed.max(1)
     }
 
     fn has_room(&self, len: usize) -> bool {
@@ -225,7 +245,7 @@ impl Joins {
             && state.may_join()
             && !must_clear_suidgid(file, kill_suidgid);
         let mut held = state.joined.held.lock();
-        let goes_on = std::mem::replace(&mut held.last_end, end) == at;
+        let goes_on = held.goes_on(at, end);
         if !held.has_room(data.len()) {
             self.kick(&mut held, state);
         }
@@ -255,6 +275,7 @@ impl Joins {
         self.bytes.fetch_add(data.len(), Ordering::Relaxed);
         state.joined_up_to(end);
         if held.bytes.len() >= room(held.logical_offset) {
+            held.streak_needed = 1;
             self.kick(&mut held, state);
         }
         Ok(true)

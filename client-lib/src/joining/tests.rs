@@ -84,6 +84,30 @@ fn only_with_the_right_and_only_what_goes_on() {
 }
 
 #[test]
+fn who_write_by_turns_do_not_wait_for_each_other() {
+    let (joins, _table, file) = opened(4);
+    let add = |at: u64| joins.add(&file, at, &[1; 4096], false, 0).unwrap();
+    assert!(add(0), "what goes on");
+    // Two places, in runs of four: after the first break none is joined.
+    for round in 0..20u64 {
+        for place in [1 << 30, 0] {
+            for i in 0..4 {
+                assert!(!add(place + (round * 4 + i) * 4096), "round {round}");
+            }
+            let out = joins.take_out(&file.state);
+            out.inspect(|out| _ = joins.landed(&file.state, out.bytes.len(), None));
+            joins.kick_all();
+        }
+    }
+    let out = joins.take_out(&file.state);
+    out.inspect(|out| _ = joins.landed(&file.state, out.bytes.len(), None));
+    // One alone for a while: joined again, and after a full one at once.
+    let at = 2 << 30;
+    let joined = (0..u64::from(STREAK_AFTER_BREAK) + 2).map(|i| add(at + i * 4096));
+    assert_eq!(joined.filter(|j| *j).count(), 2);
+}
+
+#[test]
 fn a_recall_writes_out_and_ends_the_right_for_good() {
     let (joins, _table, file) = opened(4);
     jobs(&joins);
