@@ -9,6 +9,7 @@
 //! | event | what happens |
 //! |---|---|
 //! | the server recalls the right, or the connection to it is cut | no more is joined, what is here is written out, the right is given back (not after a cut: the server gave it up) |
+//! | a write goes elsewhere while something is held back | it waits for that; from then on sixteen writes must follow each other before any is joined, until a whole mebibyte has been again |
 //! | a write-out fails | its bytes and those that have gathered behind them are lost, so that the file ends where it failed; they count in no size any more; the next write, flush or fsync of each open tells it, once |
 //! | the client was stopped (SIGSTOP, a suspended machine) for so long that its session may have ended | before anything is written out the server is asked whether the right is still held; if not, others may have written since, and the bytes are lost |
 //! | the client stops | everything is written out first |
