@@ -153,16 +153,16 @@ fn what_is_left_out_stays_where_it_is_and_unites_when_it_comes_back() {
 fn only_chosen_folders_are_here_and_leaving_one_deletes_nothing() {
     let place = Place::new();
     let (a, b) = (place.device("a"), place.device("b"));
-    for path in ["Photos/1", "docs/work/w", "docs/play/p", "top"] {
+    for path in ["Photos/1", "docs/job/w", "docs/play/p", "top"] {
         a.write(path, path);
     }
     a.pass();
-    b.set(|s| s.only = vec!["/Photos/".into(), "docs/work".into()]);
+    b.set(|s| s.only = vec!["/Photos/".into(), "docs/job".into()]);
     b.pass();
-    assert!(b.has("Photos/1").is_some() && b.has("docs/work/w").is_some());
+    assert!(b.has("Photos/1").is_some() && b.has("docs/job/w").is_some());
     assert_eq!((b.has("docs/play/p"), b.has("top")), (None, None));
     // No longer chosen, and its copy here removed to make room: it is still at the server.
-    b.set(|s| s.only = vec!["docs/work".into()]);
+    b.set(|s| s.only = vec!["docs/job".into()]);
     b.pass();
     std::fs::remove_dir_all(b.folder.join("Photos")).unwrap();
     b.pass();
@@ -170,7 +170,7 @@ fn only_chosen_folders_are_here_and_leaving_one_deletes_nothing() {
     assert!(a.has("Photos/1").is_some());
     b.set(|s| s.only.clear());
     b.pass();
-    for path in ["Photos/1", "docs/work/w", "docs/play/p", "top"] {
+    for path in ["Photos/1", "docs/job/w", "docs/play/p", "top"] {
         assert_eq!(b.has(path).as_deref(), Some(path), "{path}");
         assert_eq!(place.there(path).as_deref(), Some(path), "{path}");
     }

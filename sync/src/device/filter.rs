@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn chosen_folders_are_reached_by_those_above() {
-        let f = Filter::new([], &["Photos".into(), "/docs/work/".into()]).unwrap();
+        let f = Filter::new([], &["Photos".into(), "/docs/job/".into()]).unwrap();
         for (path, dir, out) in [
             ("Photos", true, false),
             ("Photos/a/b", false, false),
             ("docs", true, false),
-            ("docs/work/x", false, false),
+            ("docs/job/x", false, false),
             ("docs/play", true, true),
             ("docs/x", false, true),
             ("Photos2", true, true),
