@@ -211,6 +211,7 @@ fn management_answers_as_the_document_says_and_only_to_administrators() {
     let set =
         ask(&admin, "PUT", &format!("/admin/users/{id}"), json!({"quota": 5, "disabled": true}));
     assert_eq!((&set.1["quota"], &set.1["disabled"]), (&json!(5), &json!(true)));
+    assert_eq!(ask(&admin, "POST", "/admin/backups", json!(["bob"])).0, 422, "no list");
     let own = ask(&admin, "PUT", "/admin/users/1", json!({"disabled": true}));
     assert_eq!(own.0, 400, "nobody keeps out themselves");
     let route = ask(&admin, "POST", "/admin/routes", json!({"name": "disk2", "path": other}));

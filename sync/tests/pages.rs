@@ -255,6 +255,17 @@ fn an_administrator_manages_storage_ports_and_backups() {
     b.post("/admin/ports", "address=127.0.0.1%3A0");
     let text = b.get("/admin/ports").text;
     assert_eq!(text.matches("<td>open</td>").count(), 2, "{text}");
+    // Management goes on when the administrator's own store is away.
+    b.post("/admin/users/1/move", "route=1");
+    ended(&mut b, "move the store of admin to disk2");
+    assert_eq!(b.get("/files/1").status, 200);
+    std::fs::rename(&other, dir.path().join("away")).unwrap();
+    assert_eq!(b.get("/files/1").status, 503);
+    let text = b.get("/admin/routes").text;
+    assert!(text.contains("class=\"bad\"") && text.contains("disk2"), "{text}");
+    assert_eq!(b.post("/admin/users/2", "quota=7").location, "/admin", "users too");
+    std::fs::rename(dir.path().join("away"), &other).unwrap();
+    assert_eq!(b.get("/files/1").status, 200);
     let audit = b.get("/admin/audit?who=admin").text;
     assert!(audit.contains("opened port 127.0.0.1:") && !audit.contains("account made"), "{audit}");
     assert!(b.get("/admin/audit").text.contains("account made"));

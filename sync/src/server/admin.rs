@@ -1,9 +1,9 @@
 //! Pages of the administrator: users, quotas, who is kept out, what was done lately.
-use super::http::{App, Who};
+use super::http::{App, Boss};
 use super::pages::{Admin, UserRow, problem, show, size, time};
 use super::settings::KEEP;
 use super::users::now_ms;
-use super::web::{frame, page, to};
+use super::web::{boss_frame, page, to};
 use crate::error::{Result, SyncError};
 use crate::secret::Secret;
 use axum::Form;
@@ -16,15 +16,6 @@ const MIB: u64 = 1 << 20;
 /// So many entries of the audit are shown here; all of them have a page.
 const AUDIT_ROWS: u32 = 10;
 
-pub(super) fn only_admin(who: &Who) -> Result<()> {
-    if who.session.user.admin {
-        Ok(())
-    } else {
-        // The same as for a page that is not there.
-        Err(SyncError::NotFound("this page".into()))
-    }
-}
-
 pub(super) fn quota(text: &str) -> Result<Option<u64>> {
     match text.trim() {
         "" => Ok(None),
@@ -36,9 +27,8 @@ pub(super) fn quota(text: &str) -> Result<Option<u64>> {
 }
 
 /// The users.
-pub async fn users(State(app): State<App>, who: Who) -> Page {
+pub async fn users(State(app): State<App>, who: Boss) -> Page {
     let shown = page(move || {
-        only_admin(&who)?;
         let mut rows = Vec::new();
         for user in app.accounts.users()? {
             let used = match app.worker(&user).and_then(|w| w.store.lock().usage()) {
@@ -70,7 +60,7 @@ pub async fn users(State(app): State<App>, who: Who) -> Page {
             )
         });
         let message = String::new();
-        Ok(Admin { frame: frame(&who), message, users: rows, audit, keep, swept })
+        Ok(Admin { frame: boss_frame(&who), message, users: rows, audit, keep, swept })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -85,9 +75,8 @@ pub struct Keep {
 }
 
 /// Sets it.
-pub async fn keep(State(app): State<App>, who: Who, Form(form): Form<Keep>) -> Page {
+pub async fn keep(State(app): State<App>, who: Boss, Form(form): Form<Keep>) -> Page {
     page(move || {
-        only_admin(&who)?;
         let days = [form.trash_days, form.version_days, form.mark_days, form.device_days];
         app.accounts.set_keep_days(days)?;
         let what = format!("set days of trash, versions, marks, devices to {days:?}");
@@ -108,9 +97,8 @@ pub struct NewUser {
 }
 
 /// Makes a user.
-pub async fn create(State(app): State<App>, who: Who, Form(form): Form<NewUser>) -> Page {
+pub async fn create(State(app): State<App>, who: Boss, Form(form): Form<NewUser>) -> Page {
     page(move || {
-        only_admin(&who)?;
         let (quota, admin) = (quota(&form.quota)?, form.admin == "yes");
         app.accounts.create(&form.user, &form.password, admin, quota, now_ms())?;
         let what = format!("made user {}", form.user);
@@ -135,12 +123,11 @@ pub struct Change {
 /// Changes a user.
 pub async fn change(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(id): Path<i64>,
     Form(form): Form<Change>,
 ) -> Page {
     page(move || {
-        only_admin(&who)?;
         let (quota, disabled) = (quota(&form.quota)?, form.disabled == "yes");
         let user = &who.session.user;
         set_user(&app, &user.name, user.id, id, quota, disabled, &form.password)?;

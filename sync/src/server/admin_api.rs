@@ -1,10 +1,9 @@
 //! `/api/v1/admin/...`: management for programs, with the token of an administrator's device. The acts
 //! are those of the pages ([`super::manage`]); for anybody else these paths are not there.
 use super::accounts::User;
-use super::admin::only_admin;
 use super::audit::Entry;
 use super::backups::Listed;
-use super::http::{Answer, App, Who, blocking};
+use super::http::{Answer, App, Boss, Failure, blocking};
 use super::jobs::Job;
 use super::manage::{self, Address, NewRoute, Part, To, Whose};
 use super::ports::PortState;
@@ -12,27 +11,41 @@ use super::users::now_ms;
 use crate::error::{Result, SyncError};
 use crate::secret::Secret;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// A body that is an object; serde would take a list of its fields too.
+#[derive(Debug)]
+pub struct Obj<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Obj<T> {
+    type Rejection = Response;
+
+    async fn from_request(req: Request, state: &S) -> std::result::Result<Self, Response> {
+        let object = Json::<serde_json::Map<String, serde_json::Value>>::from_request(req, state);
+        let Json(object) = object.await.map_err(IntoResponse::into_response)?;
+        serde_json::from_value(object.into())
+            .map(Self)
+            .map_err(|e| Failure(SyncError::Invalid(e.to_string())).into_response())
+    }
+}
 
 /// Does an act of an administrator.
 async fn act<T: Send + 'static>(
     app: App,
-    who: Who,
+    who: Boss,
     f: impl FnOnce(&App, &str) -> Result<T> + Send + 'static,
 ) -> Answer<T> {
-    blocking(move || {
-        only_admin(&who)?;
-        f(&app, &who.session.user.name)
-    })
-    .await
+    blocking(move || f(&app, &who.session.user.name)).await
 }
 
 /// Starts a job, and answers with it.
 async fn job(
     app: App,
-    who: Who,
+    who: Boss,
     f: impl FnOnce(&App, &str) -> Result<u64> + Send + 'static,
 ) -> Answer<(StatusCode, Json<Job>)> {
     let begun = act(app, who, |app, who| {
@@ -63,7 +76,7 @@ fn account(app: &App, user: User) -> Result<Account> {
 }
 
 /// The accounts.
-pub async fn users(State(app): State<App>, who: Who) -> Answer<Json<Vec<Account>>> {
+pub async fn users(State(app): State<App>, who: Boss) -> Answer<Json<Vec<Account>>> {
     let all = act(app, who, |app, _| {
         app.accounts.users()?.into_iter().map(|u| account(app, u)).collect::<Result<_>>()
     });
@@ -84,8 +97,8 @@ pub struct NewAccount {
 /// Makes an account.
 pub async fn new_user(
     State(app): State<App>,
-    who: Who,
-    Json(req): Json<NewAccount>,
+    who: Boss,
+    Obj(req): Obj<NewAccount>,
 ) -> Answer<Json<Account>> {
     let made = act(app, who, move |app, who| {
         let made = app.accounts.create(&req.name, &req.password, req.admin, req.quota, now_ms())?;
@@ -111,9 +124,9 @@ pub struct Changed {
 /// Sets an account's quota, whether it is kept out, and a password if one is given.
 pub async fn set_user(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(id): Path<i64>,
-    Json(req): Json<Changed>,
+    Obj(req): Obj<Changed>,
 ) -> Answer<Json<Account>> {
     let own = who.session.user.id;
     let set = act(app, who, move |app, who| {
@@ -129,9 +142,9 @@ pub async fn set_user(
 /// Moves a user's store to another route.
 pub async fn move_user(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(id): Path<i64>,
-    Json(req): Json<To>,
+    Obj(req): Obj<To>,
 ) -> Answer<(StatusCode, Json<Job>)> {
     job(app, who, move |app, who| manage::start_move(app, who, id, req.route)).await
 }
@@ -166,7 +179,7 @@ fn route_info(app: &App, route: super::local::Route) -> Result<RouteInfo> {
 }
 
 /// The storage routes; 0 is the root.
-pub async fn routes(State(app): State<App>, who: Who) -> Answer<Json<Vec<RouteInfo>>> {
+pub async fn routes(State(app): State<App>, who: Boss) -> Answer<Json<Vec<RouteInfo>>> {
     let all = act(app, who, |app, _| {
         app.all_routes()?.into_iter().map(|r| route_info(app, r)).collect::<Result<_>>()
     });
@@ -176,8 +189,8 @@ pub async fn routes(State(app): State<App>, who: Who) -> Answer<Json<Vec<RouteIn
 /// Adds a route.
 pub async fn add_route(
     State(app): State<App>,
-    who: Who,
-    Json(req): Json<NewRoute>,
+    who: Boss,
+    Obj(req): Obj<NewRoute>,
 ) -> Answer<Json<RouteInfo>> {
     let made = act(app, who, move |app, who| {
         let made = req.add(app, who)?;
@@ -189,7 +202,7 @@ pub async fn add_route(
 /// Forgets a route on which no store lies.
 pub async fn drop_route(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(id): Path<i64>,
 ) -> Answer<StatusCode> {
     act(app, who, move |app, who| {
@@ -203,7 +216,7 @@ pub async fn drop_route(
 /// Lets new users' stores begin on a route.
 pub async fn default_route(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(id): Path<i64>,
 ) -> Answer<StatusCode> {
     act(app, who, move |app, who| manage::set_default(app, who, id))
@@ -212,15 +225,15 @@ pub async fn default_route(
 }
 
 /// Where the server listens.
-pub async fn ports(State(app): State<App>, who: Who) -> Answer<Json<Vec<PortState>>> {
+pub async fn ports(State(app): State<App>, who: Boss) -> Answer<Json<Vec<PortState>>> {
     act(app, who, |app, _| Ok(manage::ports_of(app))).await.map(Json)
 }
 
 /// Opens a port too.
 pub async fn open_port(
     State(app): State<App>,
-    who: Who,
-    Json(req): Json<Address>,
+    who: Boss,
+    Obj(req): Obj<Address>,
 ) -> Answer<Json<Vec<PortState>>> {
     let done = act(app, who, move |app, who| {
         manage::set_port(app, who, &req.address, true)?;
@@ -232,8 +245,8 @@ pub async fn open_port(
 /// Drains a port.
 pub async fn drain_port(
     State(app): State<App>,
-    who: Who,
-    Json(req): Json<Address>,
+    who: Boss,
+    Obj(req): Obj<Address>,
 ) -> Answer<Json<Vec<PortState>>> {
     let done = act(app, who, move |app, who| {
         manage::set_port(app, who, &req.address, false)?;
@@ -243,15 +256,15 @@ pub async fn drain_port(
 }
 
 /// The backups, newest first.
-pub async fn backups(State(app): State<App>, who: Who) -> Answer<Json<Vec<Listed>>> {
+pub async fn backups(State(app): State<App>, who: Boss) -> Answer<Json<Vec<Listed>>> {
     act(app, who, |app, _| app.backups()).await.map(Json)
 }
 
 /// Makes a backup.
 pub async fn make_backup(
     State(app): State<App>,
-    who: Who,
-    Json(req): Json<Whose>,
+    who: Boss,
+    Obj(req): Obj<Whose>,
 ) -> Answer<(StatusCode, Json<Job>)> {
     job(app, who, move |app, who| manage::start_backup(app, who, &req.user)).await
 }
@@ -259,9 +272,9 @@ pub async fn make_backup(
 /// Loads a backup.
 pub async fn load_backup(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(name): Path<String>,
-    Json(req): Json<Whose>,
+    Obj(req): Obj<Whose>,
 ) -> Answer<(StatusCode, Json<Job>)> {
     job(app, who, move |app, who| manage::start_load(app, who, &name, &req.user)).await
 }
@@ -269,7 +282,7 @@ pub async fn load_backup(
 /// Reads a backup and compares it with what it wrote down.
 pub async fn verify_backup(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(name): Path<String>,
 ) -> Answer<(StatusCode, Json<Job>)> {
     job(app, who, move |app, who| manage::start_verify(app, who, &name)).await
@@ -278,21 +291,21 @@ pub async fn verify_backup(
 /// Removes a backup.
 pub async fn drop_backup(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(name): Path<String>,
 ) -> Answer<(StatusCode, Json<Job>)> {
     job(app, who, move |app, who| manage::start_drop(app, who, &name)).await
 }
 
 /// Long work, newest first.
-pub async fn jobs(State(app): State<App>, who: Who) -> Answer<Json<Vec<Job>>> {
+pub async fn jobs(State(app): State<App>, who: Boss) -> Answer<Json<Vec<Job>>> {
     act(app, who, |app, _| Ok(app.jobs.list())).await.map(Json)
 }
 
 /// Who did what, newest first.
 pub async fn audit(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Query(part): Query<Part>,
 ) -> Answer<Json<Vec<Entry>>> {
     let rows = act(app, who, move |app, _| {

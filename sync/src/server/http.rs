@@ -7,7 +7,7 @@ use super::accounts::Session;
 use super::users::{Users, Worker, now_ms};
 use super::{activity, preview, pwa, totp_pages};
 use super::{
-    admin, admin_api, api, content, dav, delta, manage, many, metrics, share_pages, web, zip,
+    admin, admin_api, api, content, dav, delta, manage, many, metrics, pages, share_pages, web, zip,
 };
 use crate::error::{Result, SyncError};
 use axum::Router;
@@ -122,6 +122,28 @@ pub fn from_our_pages(headers: &HeaderMap) -> bool {
     }
 }
 
+/// The token of a request, and whether a page is asked for, which an answer may send to sign in.
+fn asked(parts: &Parts) -> std::result::Result<(String, bool), Box<Response>> {
+    let page = parts.extensions.get::<Api>().is_none();
+    let Some((token, cookie)) = token(&parts.headers) else {
+        return Err(Box::new(not_in(SyncError::Denied("not signed in".into()).into(), page)));
+    };
+    let safe = matches!(parts.method, Method::GET | Method::HEAD);
+    if cookie && !safe && !from_our_pages(&parts.headers) {
+        let why = (StatusCode::FORBIDDEN, "this request is from another site");
+        return Err(Box::new(why.into_response()));
+    }
+    Ok((token, page))
+}
+
+fn not_in(e: Failure, page: bool) -> Response {
+    match e.0 {
+        SyncError::Denied(_) if page => web::to("/login"),
+        _ if page => pages::problem(&e.0),
+        _ => e.into_response(),
+    }
+}
+
 impl FromRequestParts<App> for Who {
     type Rejection = Response;
 
@@ -129,35 +151,52 @@ impl FromRequestParts<App> for Who {
         parts: &mut Parts,
         app: &App,
     ) -> std::result::Result<Self, Response> {
-        let page = parts.extensions.get::<Api>().is_none();
-        let Some((token, cookie)) = token(&parts.headers) else {
-            return Err(if page {
-                web::to("/login")
-            } else {
-                Failure(SyncError::Denied("not signed in".into())).into_response()
-            });
-        };
-        let safe = matches!(parts.method, Method::GET | Method::HEAD);
-        if cookie && !safe && !from_our_pages(&parts.headers) {
-            return Err(
-                (StatusCode::FORBIDDEN, "this request is from another site").into_response()
-            );
-        }
+        let (token, page) = asked(parts).map_err(|r| *r)?;
         let app = app.clone();
         let who = blocking(move || {
             let session = app.accounts.session(&token, now_ms())?;
             let worker = app.worker(&session.user)?;
             Ok(Self { session, worker })
         });
-        who.await.map_err(|e| match e.0 {
-            SyncError::Denied(_) if page => web::to("/login"),
-            _ => e.into_response(),
-        })
+        who.await.map_err(|e| not_in(e, page))
+    }
+}
+
+/// An administrator who is signed in. Management needs no store of one's own: it goes on while that one
+/// is held or its route is away.
+#[derive(Clone, Debug)]
+pub struct Boss {
+    /// The session.
+    pub session: Session,
+}
+
+impl FromRequestParts<App> for Boss {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &App,
+    ) -> std::result::Result<Self, Response> {
+        let (token, page) = asked(parts).map_err(|r| *r)?;
+        let app = app.clone();
+        let boss = blocking(move || {
+            let session = app.accounts.session(&token, now_ms())?;
+            if session.user.admin {
+                Ok(Self { session })
+            } else {
+                // The same as for a page that is not there.
+                Err(SyncError::NotFound("this page".into()))
+            }
+        });
+        boss.await.map_err(|e| not_in(e, page))
     }
 }
 
 /// Headers on every answer: nothing is guessed, framed, scripted from elsewhere or kept.
 async fn headers(request: Request, next: Next) -> Response {
+    // Told to a browser it binds every port of the name, so only where we have the name's own.
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let name_is_ours = host.is_some_and(|h| !h.contains(':'));
     let mut answer = next.run(request).await;
     let fixed = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -172,6 +211,10 @@ async fn headers(request: Request, next: Next) -> Response {
              frame-ancestors 'none'; base-uri 'none'",
         ),
     ];
+    if name_is_ours {
+        let year = HeaderValue::from_static("max-age=31536000");
+        answer.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
     for (name, value) in fixed {
         answer.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }

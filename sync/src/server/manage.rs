@@ -1,8 +1,7 @@
 //! Pages to manage storage routes, ports and backups, the audit, and what the server does now; and the
 //! acts behind them, which the API ([`super::admin_api`]) shares.
 use super::accounts::User;
-use super::admin::only_admin;
-use super::http::{App, Who};
+use super::http::{App, Boss};
 use super::jobs::{self, Job};
 use super::manage_pages::{
     AuditPage, BackupRow, BackupsPage, JobRow, LivePage, PlaceRow, PortsPage, RouteRow, RoutesPage,
@@ -11,7 +10,7 @@ use super::pages::{problem, show, size, time};
 use super::ports::PortState;
 use super::replace::space;
 use super::users::now_ms;
-use super::web::{frame, page, to};
+use super::web::{boss_frame, page, to};
 use crate::error::{Result, SyncError};
 use axum::Form;
 use axum::extract::{Path, Query, State};
@@ -124,9 +123,8 @@ fn job_rows(app: &App) -> Vec<JobRow> {
 }
 
 /// Storage routes.
-pub async fn routes(State(app): State<App>, who: Who) -> Page {
+pub async fn routes(State(app): State<App>, who: Boss) -> Page {
     let shown = page(move || {
-        only_admin(&who)?;
         let default = app.default_route()?;
         let all = app.all_routes()?;
         let mut places = Vec::new();
@@ -152,7 +150,7 @@ pub async fn routes(State(app): State<App>, who: Who) -> Page {
             }
         };
         let routes = all.into_iter().map(row).collect();
-        Ok(RoutesPage { frame: frame(&who), routes, places, jobs: job_rows(&app) })
+        Ok(RoutesPage { frame: boss_frame(&who), routes, places, jobs: job_rows(&app) })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -180,12 +178,8 @@ impl NewRoute {
 }
 
 /// Adds a route.
-pub async fn add_route(State(app): State<App>, who: Who, Form(form): Form<NewRoute>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        form.add(&app, &who.session.user.name)
-    })
-    .await?;
+pub async fn add_route(State(app): State<App>, who: Boss, Form(form): Form<NewRoute>) -> Page {
+    page(move || form.add(&app, &who.session.user.name)).await?;
     Ok(to("/admin/routes"))
 }
 
@@ -200,19 +194,14 @@ pub(super) fn set_default(app: &App, who: &str, id: i64) -> Result<()> {
 }
 
 /// Lets new users' stores begin on a route.
-pub async fn default_route(State(app): State<App>, who: Who, Path(id): Path<i64>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        set_default(&app, &who.session.user.name, id)
-    })
-    .await?;
+pub async fn default_route(State(app): State<App>, who: Boss, Path(id): Path<i64>) -> Page {
+    page(move || set_default(&app, &who.session.user.name, id)).await?;
     Ok(to("/admin/routes"))
 }
 
 /// Forgets a route.
-pub async fn drop_route(State(app): State<App>, who: Who, Path(id): Path<i64>) -> Page {
+pub async fn drop_route(State(app): State<App>, who: Boss, Path(id): Path<i64>) -> Page {
     page(move || {
-        only_admin(&who)?;
         app.drop_route(id)?;
         app.accounts.audit(&who.session.user.name, &format!("forgot route {id}"), now_ms())
     })
@@ -230,26 +219,21 @@ pub struct To {
 /// Moves a user's store.
 pub async fn move_user(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(id): Path<i64>,
     Form(form): Form<To>,
 ) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        start_move(&app, &who.session.user.name, id, form.route)
-    })
-    .await?;
+    page(move || start_move(&app, &who.session.user.name, id, form.route)).await?;
     Ok(to("/admin/routes"))
 }
 
 /// Ports.
-pub async fn ports(State(app): State<App>, who: Who) -> Page {
+pub async fn ports(State(app): State<App>, who: Boss) -> Page {
     let shown = page(move || {
-        only_admin(&who)?;
         let ports = ports_of(&app);
         let many = ports.iter().filter(|p| !p.draining).count() > 1;
         let ports = ports.into_iter().map(|p| (p.address, p.draining, p.connections)).collect();
-        Ok(PortsPage { frame: frame(&who), ports, many })
+        Ok(PortsPage { frame: boss_frame(&who), ports, many })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
@@ -262,29 +246,20 @@ pub struct Address {
 }
 
 /// Opens a port.
-pub async fn open_port(State(app): State<App>, who: Who, Form(form): Form<Address>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        set_port(&app, &who.session.user.name, &form.address, true)
-    })
-    .await?;
+pub async fn open_port(State(app): State<App>, who: Boss, Form(form): Form<Address>) -> Page {
+    page(move || set_port(&app, &who.session.user.name, &form.address, true)).await?;
     Ok(to("/admin/ports"))
 }
 
 /// Drains a port.
-pub async fn drain_port(State(app): State<App>, who: Who, Form(form): Form<Address>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        set_port(&app, &who.session.user.name, &form.address, false)
-    })
-    .await?;
+pub async fn drain_port(State(app): State<App>, who: Boss, Form(form): Form<Address>) -> Page {
+    page(move || set_port(&app, &who.session.user.name, &form.address, false)).await?;
     Ok(to("/admin/ports"))
 }
 
 /// Backups.
-pub async fn backups(State(app): State<App>, who: Who) -> Page {
+pub async fn backups(State(app): State<App>, who: Boss) -> Page {
     let shown = page(move || {
-        only_admin(&who)?;
         let (rows, error) = match app.backups() {
             Ok(all) => (all, String::new()),
             Err(e) => (Vec::new(), e.to_string()),
@@ -302,7 +277,7 @@ pub async fn backups(State(app): State<App>, who: Who) -> Page {
             }
         };
         Ok(BackupsPage {
-            frame: frame(&who),
+            frame: boss_frame(&who),
             dir: app.local.word("backups")?.unwrap_or_default(),
             error,
             users: app.accounts.users()?.into_iter().map(|u| u.name).collect(),
@@ -325,24 +300,19 @@ pub struct Whose {
 }
 
 /// Makes a backup.
-pub async fn make_backup(State(app): State<App>, who: Who, Form(form): Form<Whose>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        start_backup(&app, &who.session.user.name, &form.user)
-    })
-    .await?;
+pub async fn make_backup(State(app): State<App>, who: Boss, Form(form): Form<Whose>) -> Page {
+    page(move || start_backup(&app, &who.session.user.name, &form.user)).await?;
     Ok(to("/admin/backups"))
 }
 
 /// Loads a backup.
 pub async fn load_backup(
     State(app): State<App>,
-    who: Who,
+    who: Boss,
     Path(name): Path<String>,
     Form(form): Form<Whose>,
 ) -> Page {
     page(move || {
-        only_admin(&who)?;
         if form.sure != "yes" {
             let why = "say that it takes the place of what is there now";
             return Err(SyncError::Invalid(why.into()));
@@ -354,12 +324,8 @@ pub async fn load_backup(
 }
 
 /// Reads a backup.
-pub async fn verify_backup(State(app): State<App>, who: Who, Path(name): Path<String>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        start_verify(&app, &who.session.user.name, &name)
-    })
-    .await?;
+pub async fn verify_backup(State(app): State<App>, who: Boss, Path(name): Path<String>) -> Page {
+    page(move || start_verify(&app, &who.session.user.name, &name)).await?;
     Ok(to("/admin/backups"))
 }
 
@@ -376,12 +342,8 @@ pub(super) fn start_drop(app: &App, who: &str, name: &str) -> Result<u64> {
 }
 
 /// Removes a backup.
-pub async fn drop_backup(State(app): State<App>, who: Who, Path(name): Path<String>) -> Page {
-    page(move || {
-        only_admin(&who)?;
-        start_drop(&app, &who.session.user.name, &name)
-    })
-    .await?;
+pub async fn drop_backup(State(app): State<App>, who: Boss, Path(name): Path<String>) -> Page {
+    page(move || start_drop(&app, &who.session.user.name, &name)).await?;
     Ok(to("/admin/backups"))
 }
 
@@ -392,9 +354,8 @@ pub struct Dir {
 }
 
 /// Says where backups lie.
-pub async fn backup_dir(State(app): State<App>, who: Who, Form(form): Form<Dir>) -> Page {
+pub async fn backup_dir(State(app): State<App>, who: Boss, Form(form): Form<Dir>) -> Page {
     page(move || {
-        only_admin(&who)?;
         app.set_backup_dir(form.dir.trim())?;
         let what = format!("backups lie at {:?}", form.dir.trim());
         app.accounts.audit(&who.session.user.name, &what, now_ms())
@@ -415,23 +376,21 @@ pub struct Part {
 }
 
 /// The audit.
-pub async fn audit(State(app): State<App>, who: Who, Query(part): Query<Part>) -> Page {
+pub async fn audit(State(app): State<App>, who: Boss, Query(part): Query<Part>) -> Page {
     let shown = page(move || {
-        only_admin(&who)?;
         let name = part.who.trim().to_owned();
         let rows = app.accounts.audited(&name, part.before, AUDIT_ROWS)?;
         let full = rows.len() == AUDIT_ROWS as usize;
         let older = rows.last().filter(|_| full).map_or(0, |e| e.id);
         let rows = rows.into_iter().map(|e| (time(e.at_ms), e.who, e.what)).collect();
-        Ok(AuditPage { frame: frame(&who), who: name, rows, older })
+        Ok(AuditPage { frame: boss_frame(&who), who: name, rows, older })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }
 
 /// What the server does now.
-pub async fn live(State(app): State<App>, who: Who) -> Page {
+pub async fn live(State(app): State<App>, who: Boss) -> Page {
     let shown = page(move || {
-        only_admin(&who)?;
         let ports = ports_of(&app);
         let users = app.accounts.users()?;
         let mut stores = Vec::new();
@@ -464,7 +423,7 @@ pub async fn live(State(app): State<App>, who: Who) -> Page {
             ("Accounts".into(), users.len().to_string()),
         ];
         let seen = seen.into_iter().map(|(ms, user, device)| (user, device, time(ms))).collect();
-        Ok(LivePage { frame: frame(&who), facts, stores, seen, jobs: job_rows(&app) })
+        Ok(LivePage { frame: boss_frame(&who), facts, stores, seen, jobs: job_rows(&app) })
     });
     show(&shown.await?).map_err(|e| problem(&e.0))
 }

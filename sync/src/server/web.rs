@@ -1,7 +1,7 @@
 //! Pages of a user: sign up, sign in, browse, upload, download, versions, trash, conflicts, account.
 //! Every page works without JavaScript: links and forms only.
 use super::content::receive;
-use super::http::{App, COOKIE, Failure, Peer, Who, blocking, from_our_pages, token};
+use super::http::{App, Boss, COOKIE, Failure, Peer, Who, blocking, from_our_pages, token};
 use super::pages::{self, Account, Browse, Details, Enter, Frame, List, Row, show, size, time};
 use super::users::now_ms;
 use crate::api::{Delete, Mkdir, Move, NodeInfo, UploadBegin};
@@ -36,6 +36,12 @@ pub fn to(place: &str) -> Response {
 pub fn frame(who: &Who) -> Frame {
     let user = &who.session.user;
     Frame { user: user.name.clone(), admin: user.admin, conflicts: who.worker.conflicts() }
+}
+
+/// The frame of an administrator's management pages.
+#[must_use]
+pub fn boss_frame(who: &Boss) -> Frame {
+    Frame { user: who.session.user.name.clone(), admin: true, conflicts: 0 }
 }
 
 /// Runs a page's work where blocking is allowed; an error becomes a page.
