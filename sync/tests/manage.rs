@@ -351,6 +351,18 @@ fn trap7_a_backup_is_made_checked_and_loaded_as_a_new_history() {
     let ann = users.accounts.by_name("ann").unwrap().unwrap();
     assert_eq!(users.accounts.check("ann", PASSWORD, "x", 5).unwrap(), ann);
     is_whole(&users, &ann);
+    // Accounts that are lost alone: nobody new gets the number, and with it the store, of another.
+    drop(users);
+    for file in ["accounts.db", "accounts.db-wal", "accounts.db-shm"] {
+        let _ = std::fs::remove_file(place.path("root/.sync").join(file));
+    }
+    let users = place.open();
+    let eve = users.accounts.create("eve", PASSWORD, false, None, 1).unwrap();
+    assert!(eve.id > ann.id, "{} {}", eve.id, ann.id);
+    assert!(child(&users, &eve, "a.txt").is_none());
+    users.load_backup(&one, None).unwrap();
+    let ann = users.accounts.by_name("ann").unwrap().unwrap();
+    is_whole(&users, &ann);
     // A backup disk that is not mounted is no empty list.
     std::fs::rename(&dir, place.path("away")).unwrap();
     std::fs::create_dir(&dir).unwrap();

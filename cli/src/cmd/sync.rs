@@ -172,6 +172,9 @@ pub struct ServeArgs {
     /// Begin a new store in this root, which must be empty; say it once, not in a unit file
     #[arg(long)]
     pub init: bool,
+    /// Keep the accounts in MariaDB: a file (mode 0600) with mysql://USER:PASSWORD@HOST:PORT/NAME
+    #[arg(long, value_name = "FILE")]
+    pub accounts: Option<PathBuf>,
 }
 
 /// Where a device keeps its state.
@@ -377,6 +380,7 @@ fn serve(args: ServeArgs) -> Result<()> {
     options.hosts = hosts(args.listen, args.host);
     options.identity = args.cert.zip(args.key).map(|(cert, key)| Identity { cert, key });
     options.signup = args.signup.then_some(Some(args.signup_quota));
+    options.accounts = sync_admin::accounts(args.accounts.as_deref())?;
     options.begin = if args.init { Begin::New } else { Begin::Never };
     let server = Running::start(&options)?;
     say(format!("listening on https://{}", server.addr));

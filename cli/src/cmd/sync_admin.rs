@@ -4,6 +4,7 @@ use crate::output;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use pvfs2_sync::rng::{hex, secret};
+use pvfs2_sync::secret::Secret;
 use pvfs2_sync::server::accounts::User;
 use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::users::{Users, now_ms};
@@ -16,6 +17,9 @@ pub struct RootArgs {
     /// The root of the service, such as /mnt/pvfs2/user
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
+    /// Where the accounts are, as `serve` was told
+    #[arg(long, value_name = "FILE")]
+    pub accounts: Option<PathBuf>,
     /// Only this user
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
@@ -46,9 +50,9 @@ pub enum BackupCommand {
     Remove(NamedArgs),
     /// Say where they lie: a folder outside of the root
     Dir {
-        /// The root of the service
-        #[arg(long, value_name = "DIR")]
-        root: PathBuf,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        root: RootArgs,
         /// The folder; must be there
         folder: PathBuf,
     },
@@ -58,8 +62,22 @@ fn say(text: impl AsRef<str>) {
     let _ = output::line(text);
 }
 
-fn open(root: &std::path::Path) -> Result<Users> {
-    let users = Users::open(root, Begin::Never, None, Arc::new(now_ms));
+/// The address of the accounts' database, out of a file.
+///
+/// # Errors
+/// I/O.
+pub fn accounts(file: Option<&std::path::Path>) -> Result<Option<Secret>> {
+    let read = |f: &std::path::Path| {
+        let text = std::fs::read_to_string(f);
+        Ok(text.with_context(|| format!("cannot read {}", f.display()))?.trim().into())
+    };
+    file.map(read).transpose()
+}
+
+fn open(args: &RootArgs) -> Result<Users> {
+    let outside = accounts(args.accounts.as_deref())?;
+    let clock = Arc::new(now_ms);
+    let users = Users::open_with(&args.root, Begin::Never, None, clock, outside.as_deref());
     users.with_context(
         || "if the server runs on this root, use its management pages or /api/v1/admin instead",
     )
@@ -81,7 +99,7 @@ fn chosen(users: &Users, name: Option<&str>) -> Result<Vec<User>> {
 pub fn backup(what: BackupCommand) -> Result<()> {
     match what {
         BackupCommand::Make(a) => {
-            let users = open(&a.root)?;
+            let users = open(&a)?;
             let name = users.make_backup(&chosen(&users, a.user.as_deref())?, "command line")?;
             let (dir, made) = users.backup(&name)?;
             say(format!("backup {name} in {}", dir.display()));
@@ -92,7 +110,7 @@ pub fn backup(what: BackupCommand) -> Result<()> {
             Ok(())
         }
         BackupCommand::List(a) => {
-            for b in open(&a.root)?.backups()? {
+            for b in open(&a)?.backups()? {
                 let names = b.manifest.names();
                 if a.user.as_deref().is_none_or(|u| names.contains(&u)) {
                     say(format!("{}  {}  ({})", b.name, names.join(" "), b.manifest.why));
@@ -101,7 +119,7 @@ pub fn backup(what: BackupCommand) -> Result<()> {
             Ok(())
         }
         BackupCommand::Verify(a) => {
-            let wrong = open(&a.root.root)?.verify_backup(&a.name)?;
+            let wrong = open(&a.root)?.verify_backup(&a.name)?;
             wrong.iter().for_each(|w| say(format!("problem: {w}")));
             if !wrong.is_empty() {
                 bail!("{} files of backup {} are not what they were", wrong.len(), a.name);
@@ -110,10 +128,10 @@ pub fn backup(what: BackupCommand) -> Result<()> {
             Ok(())
         }
         BackupCommand::Load(a) => {
-            say(open(&a.root.root)?.load_backup(&a.name, a.root.user.as_deref())?);
+            say(open(&a.root)?.load_backup(&a.name, a.root.user.as_deref())?);
             Ok(())
         }
-        BackupCommand::Remove(a) => Ok(open(&a.root.root)?.drop_backup(&a.name)?),
+        BackupCommand::Remove(a) => Ok(open(&a.root)?.drop_backup(&a.name)?),
         BackupCommand::Dir { root, folder } => {
             let folder = std::path::absolute(&folder)?;
             let text = folder.to_str().context("the folder's name is not UTF-8")?;
@@ -127,7 +145,7 @@ pub fn backup(what: BackupCommand) -> Result<()> {
 /// # Errors
 /// The service's.
 pub fn new_epoch(args: RootArgs) -> Result<()> {
-    let users = open(&args.root)?;
+    let users = open(&args)?;
     for user in chosen(&users, args.user.as_deref())? {
         let epoch = hex(&secret::<8>()?);
         users.worker(&user)?.store.lock().new_epoch(&epoch)?;

@@ -1,6 +1,7 @@
 //! Accounts: users, passwords, sessions. Passwords are kept as argon2id; session tokens are random,
 //! opaque, and kept hashed, so that a stolen database signs nobody in (traps 19, 20).
 use super::app_passwords::Remembered;
+use super::db::Db;
 use super::limits::Limits;
 use super::totp::Waiting;
 use crate::error::{Result, SyncError};
@@ -60,7 +61,7 @@ pub struct Session {
 
 /// The accounts' database.
 pub struct Accounts {
-    pub(super) db: Mutex<Connection>,
+    pub(super) db: Db,
     limits: Limits,
     /// Names and passwords of WebDAV that were right.
     pub(super) remembered: Remembered,
@@ -176,14 +177,43 @@ impl Accounts {
         db.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL;")?;
         db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         db.execute_batch(TABLES)?;
+        Self::over(Db::file(db))
+    }
+
+    /// Opens accounts that lie in another database, with its tables made.
+    ///
+    /// # Errors
+    /// The database's, another server that has it, an address that is none.
+    pub fn open_outside(url: &str) -> Result<Self> {
+        let db = Connection::open_in_memory()?;
+        db.execute_batch(TABLES)?;
+        Self::over(Db::outside(db, url)?)
+    }
+
+    fn over(db: Db) -> Result<Self> {
         Ok(Self {
-            db: Mutex::new(db),
+            db,
             limits: Limits::default(),
             remembered: Remembered::new()?,
             hashing: Default::default(),
             dummy: hash_password("nobody has this password")?,
             waiting: Waiting::default(),
         })
+    }
+
+    /// Lets users who are made from now on have numbers above `taken`: a store with that number is there,
+    /// and must never become somebody else's.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn number_above(&self, taken: UserId) -> Result<()> {
+        let mut db = self.db.lock();
+        let tx = db.transaction()?;
+        let sql = "UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'user'";
+        if tx.execute(sql, [taken])? == 0 {
+            tx.execute("INSERT INTO sqlite_sequence VALUES ('user', ?1)", [taken])?;
+        }
+        Ok(tx.commit()?)
     }
 
     pub(super) fn bounded<T>(&self, name: &str, f: impl FnOnce() -> T) -> T {

@@ -161,6 +161,14 @@ impl Local {
         Ok(q.query_row([user], |r| r.get(0)).optional()?)
     }
 
+    /// The highest number of a user whose store has a place.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn highest_place(&self) -> Result<Option<UserId>> {
+        Ok(self.0.lock().query_row("SELECT max(user) FROM place", [], |r| r.get(0))?)
+    }
+
     /// Writes it down.
     ///
     /// # Errors

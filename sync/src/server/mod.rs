@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`accounts`] | users, passwords (argon2id), sessions (kept hashed), limits on attempts |
+//! | [`db`], `outside` | where the accounts' tables are: a file, or MariaDB |
 //! | [`root`] | which store lies in the root, whether it is still there, whether one may begin |
 //! | [`users`] | who has a store open: one worker per user, one writer per database |
 //! | [`local`] | the server's own database: storage routes, where each store lies, settings |
@@ -34,6 +35,7 @@ pub mod backups;
 pub mod content;
 pub mod copying;
 pub mod dav;
+pub mod db;
 pub mod delta;
 pub mod exported;
 pub mod http;
@@ -45,6 +47,8 @@ pub mod manage;
 pub mod manage_pages;
 pub mod many;
 pub mod metrics;
+#[cfg(feature = "mariadb")]
+pub mod outside;
 pub mod pages;
 pub mod ports;
 pub mod preview;

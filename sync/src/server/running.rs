@@ -7,6 +7,7 @@ use super::sweep;
 use super::users::{SERVICE_DIR, Users, now_ms};
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
+use crate::secret::Secret;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Options {
     pub signup: Option<Option<u64>>,
     /// Whether a store may begin in a root that has none.
     pub begin: Begin,
+    /// Where the accounts are, if not beside the stores: `mysql://USER:PASSWORD@HOST:PORT/NAME`.
+    pub accounts: Option<Secret>,
     /// The time of day of the stores, milliseconds since 1970: a test's own.
     pub clock: fn() -> i64,
     /// How often the server drops what has been kept long enough.
@@ -47,6 +50,7 @@ impl Options {
             hosts,
             signup: None,
             begin: Begin::Never,
+            accounts: None,
             clock: now_ms,
             sweep_every: sweep::EVERY,
         }
@@ -72,11 +76,12 @@ impl Running {
     /// # Errors
     /// I/O: the root, the address, the certificate.
     pub fn start(options: &Options) -> Result<Self> {
-        let app: App = Arc::new(Users::open(
+        let app: App = Arc::new(Users::open_with(
             &options.root,
             options.begin,
             options.signup,
             Arc::new(options.clock),
+            options.accounts.as_deref(),
         )?);
         let identity = match &options.identity {
             Some(given) => given.clone(),

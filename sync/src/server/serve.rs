@@ -74,6 +74,7 @@ pub fn tls(identity: &Identity) -> Result<Arc<ServerConfig>> {
         .with_safe_default_protocol_versions()
         .and_then(|b| b.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|e| bad(&identity.cert, &e))?;
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

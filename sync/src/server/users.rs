@@ -203,7 +203,21 @@ impl Users {
         signup: Option<Option<u64>>,
         clock: Clock,
     ) -> Result<Self> {
-        let users = Self::unfinished(root, begin, signup, clock)?;
+        Self::open_with(root, begin, signup, clock, None)
+    }
+
+    /// The same with the accounts in another database, if `accounts` says in which.
+    ///
+    /// # Errors
+    /// As [`Users::open`], and [`Accounts::open_outside`].
+    pub fn open_with(
+        root: &Path,
+        begin: Begin,
+        signup: Option<Option<u64>>,
+        clock: Clock,
+        accounts: Option<&str>,
+    ) -> Result<Self> {
+        let users = Self::unfinished(root, begin, signup, clock, accounts)?;
         users.finish_swaps();
         Ok(users)
     }
@@ -214,7 +228,7 @@ impl Users {
     /// As [`Users::open`].
     #[doc(hidden)]
     pub fn open_cut(root: &Path, clock: Clock, point: i64) -> Result<Self> {
-        let users = Self::unfinished(root, Begin::Never, None, clock)?;
+        let users = Self::unfinished(root, Begin::Never, None, clock, None)?;
         users.crash_in.store(point, Ordering::Relaxed);
         users.finish_swaps();
         Ok(users)
@@ -225,12 +239,24 @@ impl Users {
         begin: Begin,
         signup: Option<Option<u64>>,
         clock: Clock,
+        accounts: Option<&str>,
     ) -> Result<Self> {
         let root = Root::open(root, begin)?;
         let own = root.path().join(SERVICE_DIR);
         let lock = lock(&root)?;
-        let accounts = Accounts::open(&own.join("accounts.db"))?;
+        let file = own.join("accounts.db");
+        let accounts = match accounts {
+            Some(_) if file.exists() => {
+                return Err(SyncError::Taken(format!(
+                    "{} has accounts: start without another database, or move that file away",
+                    file.display()
+                )));
+            }
+            Some(url) => Accounts::open_outside(url)?,
+            None => Accounts::open(&file)?,
+        };
         let local = Local::open(&own.join("service.db"))?;
+        accounts.number_above(numbers_taken(&own, &local)?)?;
         Ok(Self {
             main: Arc::new(OpenRoute { id: MAIN, root, _lock: Some(lock) }),
             routes: Mutex::default(),
@@ -456,6 +482,13 @@ impl Users {
         }
         Ok(())
     }
+}
+
+/// The highest number of a store that is or was there.
+fn numbers_taken(own: &Path, local: &Local) -> Result<UserId> {
+    let names = std::fs::read_dir(own).map_err(|e| SyncError::io(own.display().to_string(), e))?;
+    let numbers = names.filter_map(|n| n.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers.chain(local.highest_place()?).max().unwrap_or(0))
 }
 
 /// Locks a root's store against another server.
