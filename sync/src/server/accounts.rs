@@ -237,14 +237,17 @@ impl Accounts {
         check_name(name)?;
         check_password(password, name)?;
         let hash = self.bounded(name, || hash_password(password))?;
-        let db = self.db.lock();
+        let mut db = self.db.lock();
         let quota = quota.map(|q| i64::try_from(q).unwrap_or(i64::MAX));
         let sql = format!(
             "INSERT INTO user (name, password, admin, quota, created_ms) VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT DO NOTHING RETURNING {USER}"
         );
+        // A statement with RETURNING commits when it is dropped, and nobody hears of its failure.
+        let tx = db.transaction()?;
         let made =
-            db.query_row(&sql, params![name, hash, admin, quota, now_ms], user_of).optional()?;
+            tx.query_row(&sql, params![name, hash, admin, quota, now_ms], user_of).optional()?;
+        tx.commit()?;
         made.ok_or_else(|| SyncError::Taken(format!("user {name}")))
     }
 

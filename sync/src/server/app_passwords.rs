@@ -79,14 +79,17 @@ impl Accounts {
         }
         let text = hex(&secret::<16>().map_err(|e| SyncError::io("random bytes", e))?);
         let hash = hash_password(&text)?;
-        let db = self.db.lock();
-        let made = db.query_row(
+        let mut db = self.db.lock();
+        let tx = db.transaction()?;
+        let made = tx.query_row(
             "INSERT INTO app_password (user, name, hash, created_ms) SELECT ?1, ?2, ?3, ?4 \
              WHERE (SELECT count(*) FROM app_password WHERE user = ?1) < ?5 RETURNING id",
             params![user, name, hash, now_ms, EACH_MAX],
             |r| r.get::<_, i64>(0),
         );
-        match made.optional()? {
+        let made = made.optional()?;
+        tx.commit()?;
+        match made {
             Some(id) => Ok(format!("app-{id}-{text}")),
             None => Err(SyncError::Invalid(format!("there are {EACH_MAX} already: revoke some"))),
         }

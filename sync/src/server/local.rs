@@ -124,8 +124,10 @@ impl Local {
     pub fn add_route(&self, name: &str, path: &str, store: &str) -> Result<i64> {
         let sql = "INSERT INTO route (name, path, store) VALUES (?1, ?2, ?3) \
                    ON CONFLICT DO NOTHING RETURNING id";
-        let made =
-            self.0.lock().query_row(sql, params![name, path, store], |r| r.get(0)).optional()?;
+        let mut db = self.0.lock();
+        let tx = db.transaction()?;
+        let made = tx.query_row(sql, params![name, path, store], |r| r.get(0)).optional()?;
+        tx.commit()?;
         made.ok_or_else(|| SyncError::Taken(format!("route {name} or {path}")))
     }
 
