@@ -10,9 +10,9 @@
 set -uo pipefail
 BIN=${1:?the pvfs2 program} PLACE=${2:-$(mktemp -d "${TMPDIR:-/tmp}/pvfs2-attack.XXXXXX")}
 PORT=${PORT:-18450} bad=0 server=
-mkdir -p "$PLACE/root"
+mkdir -p "$PLACE/store"
 trap '[ -z "$server" ] || kill "$server"' EXIT
-"$BIN" sync serve --root "$PLACE/root" --init --listen "127.0.0.1:$PORT" --signup >"$PLACE/log" 2>&1 &
+"$BIN" sync serve --root "$PLACE/store" --init --listen "127.0.0.1:$PORT" --signup >"$PLACE/log" 2>&1 &
 server=$!
 for _ in $(seq 200); do
     grep -q "^administrator:" "$PLACE/log" && break
@@ -21,7 +21,7 @@ for _ in $(seq 200); do
 done
 URL=https://127.0.0.1:$PORT
 PASSWORD=$(sed -n 's/^administrator: admin, password \([^ ]*\).*/\1/p' "$PLACE/log")
-CERT=$PLACE/root/.sync/cert.pem
+CERT=$PLACE/store/.sync/cert.pem
 export REQUESTS_CA_BUNDLE=$CERT
 have() { command -v "$1" >/dev/null || { echo "attack: $1 is not here: skipped"; return 1; }; }
 verdict() { # verdict NAME CODE LOG
@@ -51,7 +51,7 @@ if have wapiti; then
         --form-cred "admin%$PASSWORD" --form-url "$URL/login" --verify-ssl 0 --flush-session \
         --max-scan-time 240 --max-links-per-page 20 -f json -o "$PLACE/wapiti.json" >"$PLACE/wapiti" 2>&1
     python3 -c 'import json, sys
-# HSTS would bind every port of the name: it is sent only where the port is the name's own.
+# HSTS would bind every port of the name: it is sent only where it is the only port of the name.
 found = [(k, f["info"]) for k, v in json.load(open(sys.argv[1]))["vulnerabilities"].items() for f in v
          if "Strict-Transport-Security" not in f["info"]]
 for f in found: print("wapiti:", *f)
