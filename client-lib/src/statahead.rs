@@ -4,7 +4,7 @@
 //! | event | what happens |
 //! |---|---|
 //! | a lookup was answered by the server with an object | counted for its directory, for as long as names are believed |
-//! | the next name is not known, and the count has reached a share of the directory's entries | that lookup reads the next page first ([`Statahead::turn`]) |
+//! | the next name is not known, and the count has reached a share of the directory's entries | that lookup reads the next page first |
 //! | the last page was read, or one failed | the count begins anew |
 //!
 //! A page of listing costs per entry about a tenth of a lookup, so that whoever looks at one of

@@ -4,7 +4,7 @@
 //! PDF is sent as `application/pdf` only if it begins as one, with `nosniff`, never inside our pages.
 //!
 //! Decoding is bounded in pixels and memory, and two pictures are made at a time. Those that were made
-//! are remembered by content hash and size, up to [`CACHE_BYTES_MAX`].
+//! are remembered by content hash and size, up to `CACHE_BYTES_MAX`.
 use super::content::{self, insert, opened};
 use super::http::{Answer, App, Failure, Who, blocking};
 use super::pages::{Frame, Row, problem, show};
