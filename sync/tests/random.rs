@@ -6,7 +6,11 @@
 //! printed. Threads and the kernel take turns as they like, so a seed gives the same wishes, not the same
 //! history. rclone takes part if it is installed.
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
+#[allow(dead_code)] // each test uses a part
+#[path = "common/folder.rs"]
+mod folder;
 
+use folder::tree;
 use pvfs2_sync::api::{BatchOp, Changes, Delete, Login, Mkdir, Move, NodeInfo, UploadBegin};
 use pvfs2_sync::device::Remote;
 use pvfs2_sync::device::config::Config;
@@ -18,7 +22,7 @@ use pvfs2_sync::server::running::{Options, Running};
 use pvfs2_sync::server::users::now_ms;
 use pvfs2_sync::store::VERSIONS_MAX;
 use pvfs2_sync::tree::{Kind, ROOT};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -27,26 +31,6 @@ use std::time::{Duration, Instant};
 
 const PASSWORD: &str = "correct horse battery";
 const NAMES: [&str; 7] = ["a", "b.txt", "c", "d", "e.txt", "f", "g"];
-
-fn tree(dir: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
-    let (mut out, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
-    while let Some(d) = dirs.pop() {
-        let Ok(listing) = std::fs::read_dir(&d) else { continue };
-        for e in listing.flatten() {
-            let path = e.path().strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
-            if path == ".pvfs2-sync" {
-                continue;
-            }
-            if e.file_type().is_ok_and(|t| t.is_dir()) {
-                dirs.push(e.path());
-                out.insert(path, None);
-            } else if let Ok(bytes) = std::fs::read(e.path()) {
-                out.insert(path, Some(bytes));
-            }
-        }
-    }
-    out
-}
 
 /// Contents that nobody has written before; each names itself, and some are large enough for a delta.
 struct Contents(AtomicU64);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
 mod common;
 
+use common::folder::{tree, until};
+
 use pvfs2_sync::api::{Changes, Delete, Login, UploadBegin};
 use pvfs2_sync::device::Remote;
 use pvfs2_sync::device::config::{Config, conflicts_in};
@@ -100,36 +102,6 @@ impl Device {
 
     fn tree(&self) -> BTreeMap<String, Option<Vec<u8>>> {
         tree(&self.folder)
-    }
-}
-
-fn tree(dir: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
-    let (mut out, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
-    while let Some(d) = dirs.pop() {
-        // A daemon may take away what was just listed.
-        let Ok(listing) = std::fs::read_dir(&d) else { continue };
-        for e in listing {
-            let Ok(e) = e else { continue };
-            let path = e.path().strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
-            if path == ".pvfs2-sync" {
-                continue;
-            }
-            if e.file_type().is_ok_and(|t| t.is_dir()) {
-                dirs.push(e.path());
-                out.insert(path, None);
-            } else if let Ok(bytes) = std::fs::read(e.path()) {
-                out.insert(path, Some(bytes));
-            }
-        }
-    }
-    out
-}
-
-fn until(what: &str, mut f: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !f() {
-        assert!(Instant::now() < end, "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,7 +1,11 @@
 //! What a person sets on a device, on real devices and daemons with the real server: what is left out,
 //! chosen folders, pause, schedules, limits, and the settings page on 127.0.0.1.
 #![allow(clippy::unwrap_used)] // all test: a panic is a verdict
+#[allow(dead_code)] // each test uses a part
+#[path = "common/folder.rs"]
+mod folder;
 
+use folder::until;
 use pvfs2_sync::api::Login;
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon::{self, Status};
@@ -81,14 +85,6 @@ impl Device {
 
     fn set(&self, f: impl FnOnce(&mut Settings)) {
         Settings::change(&self.state, f).unwrap();
-    }
-}
-
-fn until(what: &str, mut f: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !f() {
-        assert!(Instant::now() < end, "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -178,10 +178,9 @@ fn trap11_a_full_disk_is_told_for_its_file_and_leaves_nothing_half() {
     assert_eq!((a.mem.snapshot(), b.mem.snapshot().len()), (b.mem.snapshot(), 40));
 }
 
-#[test]
-fn trap13_many_files_that_are_sent_twice_or_were_given_up_are_done_once_or_never() {
-    let mut s = Direct::new();
-    let file = |n: u64| UploadBegin {
+/// The upload of a new file of five bytes, the `n`th.
+fn file(n: u64) -> UploadBegin {
+    UploadBegin {
         id: format!("{n:032}"),
         parent: ROOT,
         name: format!("f{n}"),
@@ -190,7 +189,12 @@ fn trap13_many_files_that_are_sent_twice_or_were_given_up_are_done_once_or_never
         hash: String::new(),
         mtime_ns: 1,
         exec: false,
-    };
+    }
+}
+
+#[test]
+fn trap13_many_files_that_are_sent_twice_or_were_given_up_are_done_once_or_never() {
+    let mut s = Direct::new();
     let all: Vec<_> = (0..3).map(|n| (file(n), b"bytes".to_vec())).collect();
     let first = s.store.put_many(&all, "t").unwrap();
     let again = s.store.put_many(&all, "t").unwrap();
@@ -218,16 +222,6 @@ fn trap13_many_files_that_are_sent_twice_or_were_given_up_are_done_once_or_never
 fn trap14_many_files_share_one_quota_and_are_refused_before_a_byte() {
     let mut s = Direct::new();
     s.store.set_quota(Some(12));
-    let file = |n: u64| UploadBegin {
-        id: format!("{n:032}"),
-        parent: ROOT,
-        name: format!("f{n}"),
-        replace: None,
-        size: 5,
-        hash: String::new(),
-        mtime_ns: 1,
-        exec: false,
-    };
     let all: Vec<_> = (0..4).map(|n| (file(n), b"bytes".to_vec())).collect();
     let told = s.store.put_many(&all, "t").unwrap();
     assert_eq!(told.iter().map(|r| r.status).collect::<Vec<_>>(), [200, 200, 507, 507]);

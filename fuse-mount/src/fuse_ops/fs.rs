@@ -56,7 +56,9 @@ impl PvfsFs {
         self.shared.files.get(fh.0)
     }
 
-    /// What the kernel shall do, as far as it can.
+    /// What the kernel shall do, as far as it can. Not `FUSE_ATOMIC_O_TRUNC`: with it the kernel has a
+    /// file cut by the open, before it looks whether that is a program being executed, which an open
+    /// for reading with `O_TRUNC` would empty.
     pub(super) fn ask_kernel(&self, config: &mut KernelConfig) {
         let wanted = [
             InitFlags::FUSE_ASYNC_READ,
@@ -65,7 +67,6 @@ impl PvfsFs {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             // Reading asks for attributes once theirs have run out; see `pages.rs`.
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_ASYNC_DIO,

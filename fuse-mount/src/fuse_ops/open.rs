@@ -101,20 +101,16 @@ impl PvfsFs {
         let how = OpenHow::new(flags, self.writeback);
         let machine = match how.exec {
             true => Open::new(handle, (false, false), false).exec(),
-            false => Open::new(handle, (how.read, how.write), how.truncate),
+            // The kernel cuts it by a setattr of its own where O_TRUNC says so.
+            false => Open::new(handle, (how.read, how.write), false),
         };
         let shared = self.shared.clone();
-        self.dispatch.run(req, machine, move |result| {
-            if how.truncate {
-                shared.changed();
+        self.dispatch.run(req, machine, move |result| match result {
+            Ok(file) => {
+                let (fh, fopen) = shared.opened(file, how);
+                reply.opened(fh, fopen);
             }
-            match result {
-                Ok(file) => {
-                    let (fh, fopen) = shared.opened(file, how);
-                    reply.opened(fh, fopen);
-                }
-                Err(e) => reply.error(errno("open", &e)),
-            }
+            Err(e) => reply.error(errno("open", &e)),
         });
     }
 

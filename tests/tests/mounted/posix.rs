@@ -56,6 +56,26 @@ pub fn direct_io() {
     assert_eq!(direct.read_at(aligned(&[0; 4096]), (3 << 20) + 4096).unwrap(), 0, "end of file");
 }
 
+pub fn a_program_that_runs_is_not_emptied() {
+    let (_cluster, mount) = start();
+    let path = mount.path("sleep");
+    fs::copy("/bin/sleep", &path).unwrap();
+    let mut running = std::process::Command::new(&path).arg("60").spawn().unwrap();
+    for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
+        let open = rfs::open(&path, flags | OFlags::TRUNC, Mode::empty());
+        assert_eq!(open.unwrap_err(), rustix::io::Errno::TXTBSY);
+    }
+    assert!(running.try_wait().unwrap().is_none(), "it runs on");
+    assert!(fs::read(&path).unwrap() == fs::read("/bin/sleep").unwrap());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    for flags in [OFlags::RDONLY, OFlags::WRONLY] {
+        fs::copy("/bin/sleep", &path).unwrap();
+        let cut = open(&path, flags | OFlags::TRUNC);
+        assert_eq!((cut.metadata().unwrap().len(), fs::read(&path).unwrap().len()), (0, 0));
+    }
+}
+
 pub fn shared_mmap() {
     let (cluster, mount) = start();
     let path = mount.path("f");
