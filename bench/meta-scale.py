@@ -37,7 +37,8 @@ def run(pvfs2, mount, servers, n, name, pids):
     next_door = lambda i: f"{dirs[(i + 1) % DIRS]}/m{i}"
     few = n // 10
     operations = [
-        ("create in separate directories", n, lambda i: create(at(i))),
+        ("create in separate directories, by turns", n, lambda i: create(at(i))),
+        ("create in separate directories, one after the other", n, lambda i: create(f"{dirs[i * DIRS // n]}/o{i}")),
         ("rename within a directory", n, lambda i: os.rename(at(i), f"{dirs[i % DIRS]}/r{i}")),
         ("rename into another directory", few, lambda i: os.rename(f"{dirs[i % DIRS]}/r{i}", next_door(i))),
         ("link from another directory", few, lambda i: os.link(next_door(i), f"{dirs[(i + 2) % DIRS]}/l{i}")),

@@ -183,6 +183,17 @@ fn aligned(len: usize) -> &'static mut [u8] {
     &mut raw[skip..skip + len]
 }
 
+pub fn an_overwrite_is_an_open_and_a_setattr() {
+    const FILES: u64 = 30;
+    let (cluster, mount) = start();
+    let path = |i: u64| mount.path(&format!("f{i}"));
+    (0..FILES).for_each(|i| fs::write(path(i), "old").unwrap());
+    let cut = cost(&cluster, || (0..FILES).for_each(|i| drop(fs::File::create(path(i)).unwrap())));
+    assert_eq!((cut.of("open"), cut.of("setattr")), (FILES, FILES), "{cut:?}");
+    assert!(cut.work() - cut.of("release") <= 2 * FILES + 5, "{cut:?}");
+    (0..FILES).for_each(|i| assert_eq!(fs::metadata(path(i)).unwrap().len(), 0));
+}
+
 pub fn changes_of_names_are_one_request() {
     const FILES: u64 = 30;
     let (cluster, mount) = start();

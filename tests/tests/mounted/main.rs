@@ -81,6 +81,7 @@ fn main() -> ExitCode {
             counts::names_looked_up_one_after_another_are_listed,
             counts::a_listing_is_asked_for_once_while_names_are_believed,
             counts::one_mebibyte_over_four_servers_is_one_request_to_each,
+            counts::an_overwrite_is_an_open_and_a_setattr,
             counts::changes_of_names_are_one_request,
             counts::a_thread_looks_for_the_next_request,
             posix::direct_io,
