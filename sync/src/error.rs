@@ -92,6 +92,7 @@ impl SyncError {
             Self::Damaged(_) => 422,
             Self::Epoch => 410,
             Self::RootLost(_) | Self::Held(_) | Self::Net(_) | Self::Stopped => 503,
+            Self::Db(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => 507,
             Self::Io { .. } | Self::Db(_) | Self::Crash => 500,
         }
     }
@@ -116,5 +117,21 @@ impl SyncError {
     #[must_use]
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Stale(_) | Self::NotFound(_) | Self::Taken(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap11_a_full_disk_is_507_also_where_the_database_noticed_it() {
+        let db = |code| {
+            SyncError::Db(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
+        };
+        assert_eq!(db(rusqlite::ffi::SQLITE_FULL).status(), 507);
+        assert_eq!(db(rusqlite::ffi::SQLITE_IOERR).status(), 500);
+        let os = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(SyncError::io("f", os).status(), 507);
     }
 }

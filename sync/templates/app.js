@@ -1,2 +1,2 @@
-// The pages need no script; this lets them be installed as an app.
-if ("serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js");
+// The pages need no script; this lets them be installed as an app, if the browser trusts the certificate.
+if ("serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js").catch(() => {});

@@ -58,8 +58,8 @@ fn at_a_folder(folder: &Path, rng: &mut Rng, contents: &Contents) {
     match rng.below(10) {
         0..=5 if !at.is_dir() => {
             if at.parent().is_some_and(|p| std::fs::create_dir_all(p).is_ok()) {
-                let new =
-                    folder.join(".pvfs2-sync/tmp").join(format!("user{}", rng.below(1 << 30)));
+                // Not in the folder's own `.pvfs2-sync/tmp`: the daemon empties that when it likes.
+                let new = folder.with_extension("new");
                 std::fs::write(&new, contents.next(rng)).unwrap();
                 if std::fs::rename(&new, &at).is_err() {
                     std::fs::remove_file(&new).unwrap();

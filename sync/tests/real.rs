@@ -14,7 +14,7 @@ use pvfs2_sync::device::http::Client;
 use pvfs2_sync::error::{Result, SyncError};
 use pvfs2_sync::rng::hex;
 use pvfs2_sync::server::root::Begin;
-use pvfs2_sync::server::running::{Options, Running};
+use pvfs2_sync::server::running::{Kept, Options, Running};
 use pvfs2_sync::server::users::now_ms;
 use pvfs2_sync::tree::ROOT;
 use std::collections::BTreeMap;
@@ -214,6 +214,33 @@ fn trap5_a_server_whose_mount_goes_answers_nothing_and_no_device_deletes() {
     laptop.pass().unwrap();
     assert_eq!(place.plain().len(), 22);
     assert_eq!(laptop.tree(), after);
+}
+
+#[test]
+fn trap5_a_root_that_is_mounted_anew_is_served_again() {
+    let mut place = Place::new();
+    let laptop = place.device("laptop");
+    laptop.write("d/one", b"1");
+    laptop.pass().unwrap();
+    let server = place.server.take().unwrap();
+    let (root, away) = (place.dir.path().join("user"), place.dir.path().join("away"));
+    let options = Options::new(root.clone(), server.addr);
+    let kept = Kept::new(server, &options).unwrap();
+    std::fs::rename(&root, &away).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    laptop.write("d/two", b"2");
+    laptop.pass().unwrap_err();
+    // The same store in another directory: what a mount of the same file system is.
+    std::fs::remove_dir(&root).unwrap();
+    let new = place.dir.path().join("new");
+    let copied = std::process::Command::new("cp").arg("-a").args([&away, &new]).status().unwrap();
+    assert!(copied.success());
+    std::fs::rename(&new, &root).unwrap();
+    until("the server to answer again", || laptop.pass().is_ok());
+    assert_eq!((place.plain(), place.plain().len()), (laptop.tree(), 3));
+    assert_eq!(tree(&away.join("ann")).len(), 2, "nothing went to the one before");
+    drop(kept);
+    laptop.pass().unwrap_err();
 }
 
 #[test]

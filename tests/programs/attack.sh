@@ -6,13 +6,14 @@
 #
 #     pip install schemathesis wapiti3; apt-get install testssl.sh
 #
-# A program that is missing is said to be skipped.
+# A program that is missing is said to be skipped. TOOLS names some only; ROOT is a folder for the service's
+# root (default: below PLACE).
 set -uo pipefail
 BIN=${1:?the pvfs2 program} PLACE=${2:-$(mktemp -d "${TMPDIR:-/tmp}/pvfs2-attack.XXXXXX")}
-PORT=${PORT:-18450} bad=0 server=
-mkdir -p "$PLACE/store"
+PORT=${PORT:-18450} ROOT=${ROOT:-$PLACE/store} bad=0 server=
+mkdir -p "$ROOT"
 trap '[ -z "$server" ] || kill "$server"' EXIT
-"$BIN" sync serve --root "$PLACE/store" --init --listen "127.0.0.1:$PORT" --signup >"$PLACE/log" 2>&1 &
+"$BIN" sync serve --root "$ROOT" --init --listen "127.0.0.1:$PORT" --signup >"$PLACE/log" 2>&1 &
 server=$!
 for _ in $(seq 200); do
     grep -q "^administrator:" "$PLACE/log" && break
@@ -21,30 +22,38 @@ for _ in $(seq 200); do
 done
 URL=https://127.0.0.1:$PORT
 PASSWORD=$(sed -n 's/^administrator: admin, password \([^ ]*\).*/\1/p' "$PLACE/log")
-CERT=$PLACE/store/.sync/cert.pem
+CERT=$ROOT/.sync/cert.pem
 export REQUESTS_CA_BUNDLE=$CERT
-have() { command -v "$1" >/dev/null || { echo "attack: $1 is not here: skipped"; return 1; }; }
+have() {
+    [[ " ${TOOLS:-schemathesis wapiti testssl} " = *" $1 "* ]] || return 1
+    command -v "$1" >/dev/null || { echo "attack: $1 is not here: skipped"; return 1; }
+}
 verdict() { # verdict NAME CODE LOG
     if [ "$2" = 0 ]; then echo "attack: $1: nothing found"; else
         bad=$((bad + 1))
         echo "attack: $1: see $3"
     fi
 }
-token() {
-    curl -sS --cacert "$CERT" -H 'Content-Type: application/json' "$URL/api/v1/login" \
-        -d "{\"user\": \"admin\", \"password\": \"$PASSWORD\", \"device\": \"attack\"}" |
-        sed -n 's/.*"token":"\([^"]*\)".*/\1/p'
+api() { # api METHOD PATH BODY
+    curl -sS --cacert "$CERT" -X "$1" -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d "$3" \
+        "$URL/api/v1$2"
 }
 
-if have st; then
+if have schemathesis; then
+    TOKEN=
+    TOKEN=$(api POST /login "{\"user\": \"admin\", \"password\": \"$PASSWORD\", \"device\": \"attack\"}" |
+        sed -n 's/.*"token":"\([^"]*\)".*/\1/p')
+    # Something that the numbers 1 to 4 name: folders, a user. One of those stays the only other one.
+    for name in a b c; do api POST /op "{\"op\": \"mkdir\", \"parent\": 1, \"name\": \"$name\"}" >/dev/null; done
     # Left out: what ends the session that asks, and what opens ports of this machine.
-    st run "$URL/api/v1/openapi.json" --url "$URL/api/v1" --tls-verify "$CERT" \
-        -H "Authorization: Bearer $(token)" --checks all \
+    schemathesis run "$URL/api/v1/openapi.json" --url "$URL/api/v1" --tls-verify "$CERT" \
+        -H "Authorization: Bearer $TOKEN" --checks all \
         --exclude-checks "${ST_EXCLUDE:-positive_data_acceptance}" \
         --exclude-path /logout --exclude-path '/devices/{id}' --exclude-path /admin/ports --exclude-path /login \
         --max-examples "${EXAMPLES:-50}" --seed "${SEED:-1}" --continue-on-failure --no-color \
         >"$PLACE/schemathesis" 2>&1
     verdict schemathesis $? "$PLACE/schemathesis"
+    api GET /me '' | grep -q '"admin":true' || { echo "attack: the session did not last: what was asked after that says nothing"; bad=$((bad + 1)); }
 fi
 if have wapiti; then
     wapiti -u "$URL/files/1" --scope folder -m "${WAPITI:-common,csp,http_headers,cookieflags}" \

@@ -14,7 +14,7 @@ use pvfs2_sync::device::settings::{self, Settings};
 use pvfs2_sync::error::SyncError;
 use pvfs2_sync::secret::Secret;
 use pvfs2_sync::server::root::{self, Begin, Known};
-use pvfs2_sync::server::running::{Options, Running};
+use pvfs2_sync::server::running::{Kept, Options, Running};
 use pvfs2_sync::server::serve::Identity;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -370,6 +370,7 @@ fn quickstart(args: QuickstartArgs) -> Result<()> {
         server.addr,
         cert.display()
     ));
+    let _kept = Kept::new(server, &options)?;
     until_stopped(&mut signals);
     Ok(())
 }
@@ -387,6 +388,7 @@ fn serve(args: ServeArgs) -> Result<()> {
     if let Some(password) = server.first_admin()? {
         say(format!("administrator: admin, password {password} (shown this once)"));
     }
+    let _kept = Kept::new(server, &options)?;
     until_stopped(&mut signals);
     Ok(())
 }

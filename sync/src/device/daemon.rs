@@ -263,8 +263,9 @@ pub fn once_told(
     let mut status = Status::load(state).unwrap_or_default();
     status.watching = false;
     status.after(&result, crate::server::users::now_ms());
-    status.save(state)?;
-    result
+    let saved = status.save(state);
+    let report = result?;
+    saved.map(|()| report)
 }
 
 /// Why the daemon makes a pass now.
@@ -423,7 +424,10 @@ pub fn run(state: &Path, every: Duration, hinted: bool, stop: &AtomicBool) -> Re
         status.after(&result, crate::server::users::now_ms());
         status.overflows += std::mem::take(&mut eyes.overflows);
         status.schedule = eyes.settings.schedule.to_string();
-        status.save(state)?;
+        // What a full disk takes is what is told, not the synchronising.
+        if let Err(e) = status.save(state) {
+            tracing::warn!(error = %e, "status");
+        }
         let now = Instant::now();
         due.last = Some(now);
         due.retry_at = match &result {

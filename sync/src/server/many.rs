@@ -38,6 +38,9 @@ fn files_in(mut body: Bytes) -> Result<Vec<(UploadBegin, Bytes)>> {
 pub async fn put(who: Who, body: Bytes) -> Answer<Json<Vec<BatchReply>>> {
     blocking(move || {
         let all = files_in(body)?;
+        if all.is_empty() {
+            return Err(SyncError::Invalid("no file in it".into()));
+        }
         let (worker, by) = (&who.worker, who.by());
         let mut told = worker.store.lock().admit(&all)?;
         let staged = stage(&*worker.files, &all, &mut told)?;

@@ -12,7 +12,8 @@
 //!
 //! While the server runs the root is held open. Each request compares it with what its path names, so
 //! that a file system that went away is 503 for everything, and new folders are made beneath the held
-//! root, never on the bare mount point.
+//! root, never on the bare mount point. When the store is at the path again in another mount, the server
+//! begins anew ([`super::running::Kept`]).
 use super::users::SERVICE_DIR;
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
@@ -163,6 +164,13 @@ impl Root {
         Ok(())
     }
 
+    /// Whether the store lies at the path again, but in another mount than the one that is held open: its
+    /// file system was unmounted and mounted anew. What is held open leads nowhere then.
+    #[must_use]
+    pub fn came_back(&self) -> bool {
+        self.check().is_err() && store_in(&self.path).is_ok_and(|s| s.as_ref() == Some(&self.id))
+    }
+
     /// Makes a folder beneath the root that is held open; one that is there is fine.
     ///
     /// # Errors
@@ -304,11 +312,19 @@ mod tests {
         lost(root.check());
         std::fs::create_dir(&path).unwrap(); // the bare mount point
         lost(root.check());
+        assert!(!root.came_back());
         root.make_dir("ann").unwrap();
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+        // Another store, then the same one mounted anew.
+        drop(Root::open(&path, Begin::New).unwrap());
+        assert!(!root.came_back());
+        std::fs::copy(dir.path().join("away/.sync/store"), path.join(".sync/store")).unwrap();
+        assert!(root.came_back());
+        std::fs::remove_dir_all(path.join(SERVICE_DIR)).unwrap();
         std::fs::remove_dir(&path).unwrap();
         std::fs::rename(dir.path().join("away"), &path).unwrap();
         root.check().unwrap();
+        assert!(!root.came_back());
         std::fs::remove_file(path.join(SERVICE_DIR).join(STORE)).unwrap();
         lost(root.check());
     }

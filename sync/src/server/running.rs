@@ -1,4 +1,7 @@
 //! A server as a whole, on threads of its own: what `pvfs2 sync serve` and `quickstart` start and stop.
+//!
+//! A server holds its root open. If the root's file system is unmounted and mounted again, what is held
+//! leads nowhere, though the path names the store: [`Kept`] looks for that and starts the server anew.
 use super::http::{self, App};
 use super::ports::Ports;
 use super::root::Begin;
@@ -8,9 +11,11 @@ use super::users::{SERVICE_DIR, Users, now_ms};
 use crate::error::{Result, SyncError};
 use crate::rng::{hex, secret};
 use crate::secret::Secret;
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -150,5 +155,80 @@ impl Drop for Running {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// How often it is looked whether a root that went is there again, and tried to start anew.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the end of looking is waited for; a mount whose servers are away may hold it up.
+const LOOK_ENDS: Duration = Duration::from_secs(2);
+
+/// A server that starts anew when its root, or a route, was unmounted and is mounted again.
+#[derive(Debug)]
+pub struct Kept {
+    /// The server of now; `None` while it starts anew.
+    server: Arc<Mutex<Option<Running>>>,
+    stop: Option<mpsc::Sender<()>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Kept {
+    /// Keeps a server that was started with `options`.
+    ///
+    /// # Errors
+    /// No thread.
+    pub fn new(server: Running, options: &Options) -> Result<Self> {
+        let again = Options { begin: Begin::Never, ..options.clone() };
+        let server = Arc::new(Mutex::new(Some(server)));
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (ends, ended) = mpsc::channel();
+        let theirs = server.clone();
+        std::thread::Builder::new()
+            .name("sync-keep".into())
+            .spawn(move || {
+                look(&theirs, &again, &stopped);
+                drop(ends);
+            })
+            .map_err(|e| SyncError::io("thread", e))?;
+        Ok(Self { server, stop: Some(stop), ended })
+    }
+}
+
+fn look(server: &Mutex<Option<Running>>, options: &Options, stopped: &mpsc::Receiver<()>) {
+    let stop = || stopped.recv_timeout(LOOK) != Err(mpsc::RecvTimeoutError::Timeout);
+    let mut told = String::new();
+    while !stop() {
+        let app = server.lock().as_ref().map(|s| s.app.clone());
+        if app.is_some_and(|app| app.came_back()) {
+            tracing::warn!(root = %options.root.display(), "mounted again: the server starts anew");
+            let old = server.lock().take();
+            drop(old);
+        }
+        if server.lock().is_some() {
+            continue;
+        }
+        match Running::start(options) {
+            Ok(new) => {
+                tracing::info!(addr = %new.addr, "answers again");
+                told.clear();
+                *server.lock() = Some(new);
+            }
+            // The locks of a mount that is gone last until its file system gives them up.
+            Err(e) if e.to_string() != told => {
+                told = e.to_string();
+                tracing::warn!(error = %e, "does not start anew yet; tried again every second");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Drop for Kept {
+    /// Lets requests that are under way end.
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.ended.recv_timeout(LOOK_ENDS);
+        let server = self.server.lock().take();
+        drop(server);
     }
 }

@@ -284,6 +284,14 @@ impl Users {
         &self.main.root
     }
 
+    /// Whether the root, or a route that is open, was unmounted and is there again in another mount.
+    #[must_use]
+    pub fn came_back(&self) -> bool {
+        let mut open: Vec<_> = self.routes.lock().values().cloned().collect();
+        open.push(self.main.clone());
+        open.iter().any(|route| route.root.came_back())
+    }
+
     /// The time of day of the stores.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
