@@ -82,7 +82,9 @@ impl Dispatch {
         CARRIER.with_borrow_mut(|held| match held {
             Some((mount, net)) if *mount == self.mount => net.clone(),
             _ => {
-                let net = Rc::new(BlockingNet::new(self.client.shared().clone()));
+                let net = BlockingNet::new(self.client.shared().clone());
+                let linger = self.linger.clone();
+                let net = Rc::new(net.meanwhile(Box::new(move |sleeps| linger.meanwhile(sleeps))));
                 *held = Some((self.mount, net.clone()));
                 net
             }

@@ -334,7 +334,7 @@ fn start(
     config.clone_fd = true;
     let (linger, looked_at) = (fs.dispatch.linger().clone(), device.try_clone()?);
     let session = Session::from_fd(fs, device, acl, config)?;
-    linger.begin(looked_at);
+    linger.begin(looked_at, options.thread_count());
     let notifier = session.notifier();
     Ok((session.spawn()?, notifier))
 }

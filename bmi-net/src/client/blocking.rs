@@ -33,7 +33,11 @@ pub struct BlockingNet {
     shared: Arc<ClientShared>,
     conns: RefCell<Vec<Option<Conn>>>,
     spin: Spin,
+    meanwhile: Option<Meanwhile>,
 }
+
+/// Called again and again while a carrier waits for answers; `true`: it is about to sleep.
+pub type Meanwhile = Box<dyn Fn(bool)>;
 
 struct Conn {
     socket: Socket,
@@ -69,7 +73,19 @@ impl BlockingNet {
     pub fn new(shared: Arc<ClientShared>) -> BlockingNet {
         let conns = shared.opts.map.servers.iter().map(|_| None).collect();
         let spin = Spin::new(shared.opts.spin_us);
-        BlockingNet { shared, conns: RefCell::new(conns), spin }
+        BlockingNet { shared, conns: RefCell::new(conns), spin, meanwhile: None }
+    }
+
+    /// With something to be done while it waits.
+    pub fn meanwhile(mut self, f: Meanwhile) -> BlockingNet {
+        self.meanwhile = Some(f);
+        self
+    }
+
+    fn waits(&self, sleeps: bool) {
+        if let Some(f) = &self.meanwhile {
+            f(sleeps);
+        }
     }
 
     fn limits<'a>(&self, cx: &'a CallCx) -> Limits<'a> {
@@ -94,6 +110,7 @@ impl BlockingNet {
         if place.is_some() {
             return Ok(true);
         }
+        self.waits(true);
         let (socket, peer) = self.open(limits, server)?;
         let mut conn = Conn { socket, pump: Pump::new(server) };
         self.greet(limits, &mut conn, server, peer)?;
@@ -143,7 +160,10 @@ impl BlockingNet {
                 Err(_) if Instant::now() > give_up => {
                     return Err(self.stalled(server, "its session is being set up"));
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => {
+                    self.waits(true);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
         };
         let Some(mut reclaim) = Reclaim::begin(&self.shared, server, &hello) else { return Ok(()) };
@@ -183,6 +203,7 @@ impl BlockingNet {
             if !conns.iter().any(|c| c.pump.is_busy()) {
                 return;
             }
+            self.waits(false);
             if moved {
                 idle_since = Instant::now();
                 spun = false;
@@ -190,7 +211,11 @@ impl BlockingNet {
             }
             if !spun {
                 spun = true;
-                if self.spin.wait(|| self.go_all(limits, conns, calls).then_some(true)) {
+                let look = || {
+                    self.waits(false);
+                    self.go_all(limits, conns, calls).then_some(true)
+                };
+                if self.spin.wait(look) {
                     idle_since = Instant::now();
                     continue;
                 }
@@ -212,6 +237,7 @@ impl BlockingNet {
                 });
                 return;
             }
+            self.waits(true);
             wait_for(conns, stall_at.min(look_at).saturating_duration_since(now));
         }
     }
@@ -341,7 +367,10 @@ impl BlockingNet {
                 Ok(None) if Instant::now() > give_up => {
                     return Err(self.stalled(server, "all slots of its session are in use"));
                 }
-                Ok(None) => self.shared.wait_slot(server, Duration::from_millis(20)),
+                Ok(None) => {
+                    self.waits(true);
+                    self.shared.wait_slot(server, Duration::from_millis(20));
+                }
                 Err(e) if e.code == ErrorCode::BadSession => {
                     let mut conns = self.conns.borrow_mut();
                     // A connection from before a goodbye has no session any more.
