@@ -84,7 +84,7 @@ impl Dispatch {
             _ => {
                 let net = BlockingNet::new(self.client.shared().clone());
                 let linger = self.linger.clone();
-                let net = Rc::new(net.meanwhile(Box::new(move |sleeps| linger.meanwhile(sleeps))));
+                let net = Rc::new(net.before_sleep(Box::new(move || linger.sleeps())));
                 *held = Some((self.mount, net.clone()));
                 net
             }
@@ -109,7 +109,8 @@ impl Dispatch {
         mut machine: M,
         reply: impl FnOnce(Result<M::Out>) + Send + 'static,
     ) {
-        self.linger.serve(|| match self.run_here(&mut op, &mut machine) {
+        let caller = op.cx.caller_tid;
+        self.linger.serve(caller, || match self.run_here(&mut op, &mut machine) {
             Err(e) if e.code == ErrorCode::Stalled => self.continue_later(op, machine, reply),
             result => reply(result),
         });

@@ -1,16 +1,18 @@
-//! One thread at the kernel's end of the mount, and what it does there: it waits a moment for the next
-//! request instead of going to sleep.
+//! How the threads of a mount wait for the kernel's next request.
 //!
 //! One program's operations come one by one. The thread that has just answered looks for the next
-//! request (`-o spin-us`) and finds it without a wake-up (docs/PERFORMANCE.md), as long as no other
-//! thread has a request and could use the processor. For each request that comes the kernel wakes a
-//! thread that sleeps in read(2), if there is one; so there is none while one looks:
+//! request for a moment (`-o spin-us`) and finds it without a wake-up, as long as no other thread has a
+//! request and could use the processor. But for each request the kernel also wakes a thread that sleeps
+//! in read(2), if there is one. So while all requests come from one thread of one program, one of ours is
+//! at the device, and the others are put aside (docs/PERFORMANCE.md: half the mount's CPU time):
 //!
 //! | a thread | does |
 //! |---|---|
 //! | has answered, nobody is at the device | stays there: looks for a moment, then sleeps in read(2) |
-//! | has answered, somebody is there | is put aside |
-//! | has a request, nobody is at the device, and another request is there, or it will sleep itself | calls one that was put aside |
+//! | has answered, somebody is there, the last `ALIKE` requests were one program's | is put aside |
+//! | has answered, and they were not | stays there as well |
+//! | has a request, nobody is at the device, and it is about to sleep over an answer | calls one that was put aside |
+//! | has a request of another program than the last | calls all that were put aside |
 //! | was put aside, and has slept for `LOOK` | goes to the device if nobody is there, or the mount has ended |
 //!
 //! Invariant: a request that is there is taken at once when a thread is at the device, or comes back to
@@ -22,11 +24,13 @@ use pvfs2_bmi::client::Spin;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use std::cell::{Cell, OnceCell};
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How often a thread that was put aside looks whether it is missed.
 const LOOK: Duration = Duration::from_millis(100);
+/// Requests in a row of one program's thread after which our others are put aside.
+const ALIKE: u32 = 64;
 
 thread_local! {
     static SPIN: OnceCell<Spin> = const { OnceCell::new() };
@@ -42,6 +46,9 @@ pub(crate) struct Linger {
     readers: AtomicIsize,
     /// Threads that have a request.
     inside: AtomicUsize,
+    /// Requests in a row of the same program's thread.
+    alike: AtomicU32,
+    last: AtomicU32,
     aside: Mutex<Aside>,
     called: Condvar,
 }
@@ -62,6 +69,8 @@ impl Linger {
             device: RwLock::new(None),
             readers: AtomicIsize::new(0),
             inside: AtomicUsize::new(0),
+            alike: AtomicU32::new(0),
+            last: AtomicU32::new(0),
             aside: Mutex::default(),
             called: Condvar::new(),
         }
@@ -79,31 +88,46 @@ impl Linger {
         self.called.notify_all();
     }
 
-    /// Serves a request, and stays until the next one is there or the time is up, or until this thread
-    /// is called.
-    pub(crate) fn serve(&self, request: impl FnOnce()) {
+    /// Serves a request of the thread `caller` (0: nobody's), and stays until the next one is there or
+    /// the time is up, or until this thread is called.
+    pub(crate) fn serve(&self, caller: u32, request: impl FnOnce()) {
         if SERVES.replace(true) {
             return request();
         }
+        self.comes_from(caller);
         self.inside.fetch_add(1, Ordering::Relaxed);
         self.readers.fetch_sub(1, Ordering::AcqRel);
-        self.meanwhile(false);
         request();
         self.inside.fetch_sub(1, Ordering::Relaxed);
         SERVES.set(false);
         if self.takes_place() {
             self.stay();
-        } else {
+        } else if self.alike.load(Ordering::Relaxed) >= ALIKE {
             self.be_put_aside();
+        } else {
+            self.readers.fetch_add(1, Ordering::AcqRel);
+            self.stay();
         }
     }
 
-    /// This thread has a request and waits for an answer; `sleeps`: it will sleep over it.
-    pub(crate) fn meanwhile(&self, sleeps: bool) {
-        if self.readers.load(Ordering::Acquire) == 0
-            && SERVES.get()
-            && (sleeps || self.sees_something())
-        {
+    /// A request of this thread has come: with another's, all of ours go to the device.
+    fn comes_from(&self, caller: u32) {
+        if caller != 0 && self.last.swap(caller, Ordering::Relaxed) == caller {
+            if self.alike.load(Ordering::Relaxed) < ALIKE {
+                self.alike.fetch_add(1, Ordering::Relaxed);
+            }
+        } else if self.alike.swap(0, Ordering::Relaxed) >= ALIKE {
+            let aside = &mut *self.aside.lock();
+            let more = aside.threads - aside.calls;
+            aside.calls += more;
+            self.readers.fetch_add(more as isize, Ordering::AcqRel);
+            self.called.notify_all();
+        }
+    }
+
+    /// This thread has a request and is about to sleep over an answer.
+    pub(crate) fn sleeps(&self) {
+        if self.readers.load(Ordering::Acquire) == 0 && SERVES.get() {
             let aside = &mut *self.aside.lock();
             if aside.threads > aside.calls && self.takes_place() {
                 aside.calls += 1;
@@ -150,10 +174,6 @@ impl Linger {
         }
     }
 
-    fn sees_something(&self) -> bool {
-        self.told().is_some_and(|told| !told.is_empty())
-    }
-
     fn has_ended(&self) -> bool {
         self.told()
             .is_none_or(|told| told.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL))
@@ -162,10 +182,14 @@ impl Linger {
     fn stay(&self) {
         SPIN.with(|spin| {
             // Whatever poll says but "nothing": the kernel has something to tell.
-            spin.get_or_init(|| Spin::new(self.spin_us)).wait(|| match self.told() {
-                Some(told) if !told.is_empty() => Some(true),
-                Some(_) if self.inside.load(Ordering::Relaxed) == 0 => None,
-                _ => Some(false),
+            spin.get_or_init(|| Spin::new(self.spin_us)).wait(|| {
+                if self.inside.load(Ordering::Relaxed) > 0 {
+                    return Some(false);
+                }
+                match self.told() {
+                    Some(told) if told.is_empty() => None,
+                    told => Some(told.is_some()),
+                }
             })
         });
     }
@@ -179,23 +203,21 @@ mod tests {
     use std::time::Instant;
 
     const MS: Duration = Duration::from_millis(1);
+    const ME: u32 = 1;
 
-    /// A device of which the one thread is here.
+    /// A device of `threads`, with requests of one program.
     fn device(spin_us: u32, threads: usize) -> (Arc<Linger>, OwnedFd) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let linger = Arc::new(Linger::new(spin_us));
         linger.begin(reader, threads);
+        (0..ALIKE + 2).for_each(|_| linger.comes_from(ME));
         (linger, writer)
     }
 
     fn served(linger: &Linger) -> Duration {
         let begin = Instant::now();
-        linger.serve(|| {});
+        linger.serve(ME, || {});
         begin.elapsed()
-    }
-
-    fn write(device: &OwnedFd) {
-        rustix::io::write(device, b"x").unwrap();
     }
 
     #[test]
@@ -207,13 +229,13 @@ mod tests {
         linger.inside.fetch_sub(1, Ordering::Relaxed);
         let sender = std::thread::spawn(move || {
             sleep(50 * MS);
-            write(&writer);
+            rustix::io::write(&writer, b"x").unwrap();
             writer
         });
         assert!(served(&linger) >= 20 * MS, "it waits");
         let _writer = sender.join().unwrap();
         served(&linger);
-        linger.serve(|| linger.serve(|| {}));
+        linger.serve(ME, || linger.serve(ME, || {}));
         assert_eq!(linger.readers.load(Ordering::Acquire), 1);
     }
 
@@ -232,7 +254,7 @@ mod tests {
         let (tell, back) = mpsc::channel();
         let (linger, (inside, is_inside)) = (linger.clone(), mpsc::channel());
         std::thread::spawn(move || {
-            linger.serve(|| {
+            linger.serve(ME, || {
                 inside.send(()).unwrap();
                 let _ = wait.recv();
             });
@@ -249,26 +271,20 @@ mod tests {
     }
 
     #[test]
-    fn one_is_at_the_device_and_the_others_are_called() {
-        let (linger, writer) = device(0, 2);
+    fn others_are_put_aside_only_while_one_program_asks() {
+        let (linger, _writer) = device(0, 3);
+        let readers = || linger.readers.load(Ordering::Acquire);
         let (go, back) = another(&linger);
         go.send(()).unwrap();
         put_aside(&linger);
-        linger.serve(|| {
-            assert_eq!(linger.aside.lock().threads, 1);
-            linger.meanwhile(false);
-            assert_eq!(linger.readers.load(Ordering::Acquire), 0, "nothing is there");
-            write(&writer);
-            linger.meanwhile(false);
+        assert_eq!(readers(), 2);
+        linger.serve(2, || {
             back.recv().unwrap();
-            assert_eq!(linger.readers.load(Ordering::Acquire), 1);
-            linger.meanwhile(true);
-            // It takes what is there, and this one is put aside in its place.
-            assert_eq!(linger.readers.fetch_sub(1, Ordering::AcqRel), 1);
+            assert_eq!(readers(), 2, "it is called, and one is there as before");
         });
-        assert_eq!(linger.readers.load(Ordering::Acquire), 1, "nobody was there");
-        // Outside of a request nobody is called.
-        linger.meanwhile(true);
+        assert_eq!(readers(), 3, "and nobody is put aside any more");
+        served(&linger);
+        assert_eq!((readers(), linger.aside.lock().threads), (3, 0));
     }
 
     #[test]
@@ -277,11 +293,15 @@ mod tests {
         let (go, back) = another(&linger);
         go.send(()).unwrap();
         put_aside(&linger);
-        linger.serve(|| {
-            linger.meanwhile(true);
+        linger.serve(ME, || {
+            assert_eq!(linger.readers.load(Ordering::Acquire), 0, "it looks for its answer");
+            linger.sleeps();
             back.recv().unwrap();
-            linger.readers.fetch_sub(1, Ordering::AcqRel);
+            assert_eq!(linger.readers.fetch_sub(1, Ordering::AcqRel), 1);
         });
+        assert_eq!(linger.readers.load(Ordering::Acquire), 1, "nobody was there");
+        // Outside of a request nobody is called.
+        linger.sleeps();
     }
 
     #[test]
@@ -291,7 +311,7 @@ mod tests {
         go.send(()).unwrap();
         put_aside(&linger);
         // This one does not come back, and calls nobody.
-        linger.serve(|| {
+        linger.serve(ME, || {
             back.recv_timeout(100 * LOOK).unwrap();
             assert_eq!(linger.readers.fetch_sub(1, Ordering::AcqRel), 1, "it is there");
         });

@@ -33,11 +33,8 @@ pub struct BlockingNet {
     shared: Arc<ClientShared>,
     conns: RefCell<Vec<Option<Conn>>>,
     spin: Spin,
-    meanwhile: Option<Meanwhile>,
+    before_sleep: Option<Box<dyn Fn()>>,
 }
-
-/// Called again and again while a carrier waits for answers; `true`: it is about to sleep.
-pub type Meanwhile = Box<dyn Fn(bool)>;
 
 struct Conn {
     socket: Socket,
@@ -73,18 +70,18 @@ impl BlockingNet {
     pub fn new(shared: Arc<ClientShared>) -> BlockingNet {
         let conns = shared.opts.map.servers.iter().map(|_| None).collect();
         let spin = Spin::new(shared.opts.spin_us);
-        BlockingNet { shared, conns: RefCell::new(conns), spin, meanwhile: None }
+        BlockingNet { shared, conns: RefCell::new(conns), spin, before_sleep: None }
     }
 
-    /// With something to be done while it waits.
-    pub fn meanwhile(mut self, f: Meanwhile) -> BlockingNet {
-        self.meanwhile = Some(f);
+    /// With something to be done each time before the thread sleeps over an answer.
+    pub fn before_sleep(mut self, f: Box<dyn Fn()>) -> BlockingNet {
+        self.before_sleep = Some(f);
         self
     }
 
-    fn waits(&self, sleeps: bool) {
-        if let Some(f) = &self.meanwhile {
-            f(sleeps);
+    fn sleeps(&self) {
+        if let Some(f) = &self.before_sleep {
+            f();
         }
     }
 
@@ -110,7 +107,7 @@ impl BlockingNet {
         if place.is_some() {
             return Ok(true);
         }
-        self.waits(true);
+        self.sleeps();
         let (socket, peer) = self.open(limits, server)?;
         let mut conn = Conn { socket, pump: Pump::new(server) };
         self.greet(limits, &mut conn, server, peer)?;
@@ -161,7 +158,7 @@ impl BlockingNet {
                     return Err(self.stalled(server, "its session is being set up"));
                 }
                 Err(_) => {
-                    self.waits(true);
+                    self.sleeps();
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -203,7 +200,6 @@ impl BlockingNet {
             if !conns.iter().any(|c| c.pump.is_busy()) {
                 return;
             }
-            self.waits(false);
             if moved {
                 idle_since = Instant::now();
                 spun = false;
@@ -211,11 +207,7 @@ impl BlockingNet {
             }
             if !spun {
                 spun = true;
-                let look = || {
-                    self.waits(false);
-                    self.go_all(limits, conns, calls).then_some(true)
-                };
-                if self.spin.wait(look) {
+                if self.spin.wait(|| self.go_all(limits, conns, calls).then_some(true)) {
                     idle_since = Instant::now();
                     continue;
                 }
@@ -237,7 +229,7 @@ impl BlockingNet {
                 });
                 return;
             }
-            self.waits(true);
+            self.sleeps();
             wait_for(conns, stall_at.min(look_at).saturating_duration_since(now));
         }
     }
@@ -368,7 +360,7 @@ impl BlockingNet {
                     return Err(self.stalled(server, "all slots of its session are in use"));
                 }
                 Ok(None) => {
-                    self.waits(true);
+                    self.sleeps();
                     self.shared.wait_slot(server, Duration::from_millis(20));
                 }
                 Err(e) if e.code == ErrorCode::BadSession => {

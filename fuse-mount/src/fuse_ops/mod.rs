@@ -252,7 +252,7 @@ impl Filesystem for PvfsFs {
         reply: ReplyData,
     ) {
         match self.opened(fh) {
-            Some(opened) => self.dispatch.linger().serve(|| {
+            Some(opened) => self.dispatch.linger().serve(req.pid(), || {
                 self.read_file(req, &opened, logical_offset, size as usize, reply);
             }),
             None => reply.error(Errno::EBADF),
@@ -274,7 +274,7 @@ impl Filesystem for PvfsFs {
         match self.opened(fh) {
             Some(opened) => {
                 let how = io::WriteHow::new(write_flags, flags.0, opened.direct, self.writeback);
-                self.dispatch.linger().serve(|| {
+                self.dispatch.linger().serve(req.pid(), || {
                     self.write_file(req, &opened, logical_offset, data, how, reply);
                 });
             }
