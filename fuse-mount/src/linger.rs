@@ -125,6 +125,13 @@ impl Linger {
         }
     }
 
+    /// As after a request, for one that needs no answer.
+    pub(crate) fn look(&self) {
+        if self.readers.load(Ordering::Acquire) == 1 {
+            self.stay();
+        }
+    }
+
     /// This thread has a request and is about to sleep over an answer.
     pub(crate) fn sleeps(&self) {
         if self.readers.load(Ordering::Acquire) == 0 && SERVES.get() {

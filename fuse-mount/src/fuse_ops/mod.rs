@@ -72,6 +72,7 @@ impl Filesystem for PvfsFs {
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         self.shared.inodes.forget(self.handle(ino), nlookup);
+        self.dispatch.linger().look();
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
