@@ -33,7 +33,7 @@ pub struct BlockingNet {
     shared: Arc<ClientShared>,
     conns: RefCell<Vec<Option<Conn>>>,
     spin: Spin,
-    before_sleep: Option<Box<dyn Fn()>>,
+    before_sleep: Option<Box<dyn Fn() + Send>>,
 }
 
 struct Conn {
@@ -74,7 +74,7 @@ impl BlockingNet {
     }
 
     /// With something to be done each time before the thread sleeps over an answer.
-    pub fn before_sleep(mut self, f: Box<dyn Fn()>) -> BlockingNet {
+    pub fn before_sleep(mut self, f: Box<dyn Fn() + Send>) -> BlockingNet {
         self.before_sleep = Some(f);
         self
     }
