@@ -5,7 +5,8 @@
 //! have something to report at once, the others in batches), and keeps the sessions' leases. Tools run whole
 //! programs on it ([`Background::wait`]).
 //!
-//! Invariants: a batch waits at most [`FLUSH_EVERY`] or until it has [`BATCH_MAX`] files;
+//! Invariants: a close waits at most [`FLUSH_EVERY`], or until there are [`BATCH_MAX`] for its server; the
+//! thread is woken for the first that waits, and for each [`BATCH_MAX`]th, not for each;
 //! [`Background::shutdown`] sends what is pending and says goodbye, within a bounded time.
 use crate::client::Client;
 use crate::joining::{self, WriteOut};
@@ -43,28 +44,55 @@ type Task<N> = Box<dyn FnOnce(Rc<Worker<N>>) -> LocalFuture + Send>;
 /// An order to the worker.
 enum Order<N: Net> {
     Run(Task<N>),
-    Release(Arc<OpenFile>),
+    /// A file is among the closed ones.
+    Closed,
+    /// [`BATCH_MAX`] are.
+    ManyClosed,
     Stop,
 }
 
+/// Files that were closed, which the worker has not taken yet.
+type Closed = Arc<Mutex<Vec<Arc<OpenFile>>>>;
+
 /// Where a worker gets its orders.
-pub struct Inbox<N: Net>(mpsc::UnboundedReceiver<Order<N>>);
+pub struct Inbox<N: Net> {
+    orders: mpsc::UnboundedReceiver<Order<N>>,
+    closed: Closed,
+}
 
 /// Gives a worker orders, from any thread.
-pub struct Outbox<N: Net>(mpsc::UnboundedSender<Order<N>>);
+pub struct Outbox<N: Net> {
+    orders: mpsc::UnboundedSender<Order<N>>,
+    closed: Closed,
+}
 
 impl<N: Net> Outbox<N> {
+    fn send(&self, order: Order<N>) -> Result<()> {
+        self.orders.send(order).map_err(|_| stopped())
+    }
+
     /// See [`Background::release`].
     pub fn release(&self, file: Arc<OpenFile>) {
+        let urgent = file.has_news();
+        let waiting = {
+            let mut closed = self.closed.lock();
+            closed.push(file);
+            closed.len()
+        };
         // After a shutdown the session is gone, and the open with it.
-        let _ = self.0.send(Order::Release(file));
+        if urgent || waiting == BATCH_MAX {
+            let _ = self.send(Order::ManyClosed);
+        } else if waiting == 1 {
+            let _ = self.send(Order::Closed);
+        }
     }
 }
 
 /// A way for orders. A worker whose outbox is gone sends what is pending and ends.
 pub fn orders<N: Net>() -> (Outbox<N>, Inbox<N>) {
     let (tx, rx) = mpsc::unbounded_channel();
-    (Outbox(tx), Inbox(rx))
+    let closed = Closed::default();
+    (Outbox { orders: tx, closed: closed.clone() }, Inbox { orders: rx, closed })
 }
 
 /// What runs on the thread; over any carrier, so that tests and simulations drive it too.
@@ -248,10 +276,15 @@ impl<N: Net + 'static> Worker<N> {
 
     /// Does what it is told until it is told to stop.
     pub async fn serve(self: Rc<Self>, inbox: Inbox<N>) {
-        let mut orders = inbox.0;
+        let Inbox { mut orders, closed } = inbox;
+        let take_closed = || {
+            let files = std::mem::take(&mut *closed.lock());
+            files.into_iter().for_each(|file| self.release(file));
+        };
         let mut flush_at = None;
         loop {
-            let waiting = self.batches.borrow().values().any(|b| !b.is_empty());
+            let waiting = !closed.lock().is_empty()
+                || self.batches.borrow().values().any(|b| !b.is_empty());
             let due = match (waiting, flush_at) {
                 (false, _) => None,
                 (true, Some(at)) => Some(at),
@@ -272,11 +305,16 @@ impl<N: Net + 'static> Worker<N> {
                 }
                 order = orders.recv() => match order {
                     Some(Order::Run(job)) => self.spawn(job(self.clone())),
-                    Some(Order::Release(file)) => self.release(file),
-                    Some(Order::Stop) | None => return self.stop().await,
+                    Some(Order::Closed) => {}
+                    Some(Order::ManyClosed) => take_closed(),
+                    Some(Order::Stop) | None => {
+                        take_closed();
+                        return self.stop().await;
+                    }
                 },
                 () = timer => {
                     flush_at = None;
+                    take_closed();
                     self.flush();
                 }
             }
@@ -350,7 +388,7 @@ impl Background {
                 }
             })
         });
-        if self.orders.0.send(Order::Run(job)).is_err()
+        if self.orders.send(Order::Run(job)).is_err()
             && let Some(done) = cell.lock().take()
         {
             done(Err(stopped()));
@@ -405,7 +443,7 @@ impl Background {
                 let _ = tx.send(program(worker).await);
             })
         });
-        self.orders.0.send(Order::Run(job)).map_err(|_| stopped())?;
+        self.orders.send(Order::Run(job))?;
         rx.recv().unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -419,7 +457,7 @@ impl Background {
     /// few seconds at most; a second call does nothing.
     pub fn shutdown(&self) {
         let Some(thread) = self.thread.lock().take() else { return };
-        let _ = self.orders.0.send(Order::Stop);
+        let _ = self.orders.send(Order::Stop);
         if thread.join().is_err() {
             tracing::error!("the background thread has panicked");
         }
