@@ -65,6 +65,8 @@ for round in $(seq "${PG_ROUNDS:-2}"); do
         sleep "${PG_SECONDS:-6}"
     fi
     pm=$(head -1 "$WORK/data/postmaster.pid")
+    # Stopped, it makes no child that would be missed, and would wait for ever for what the killed ones hold.
+    kill -STOP "$pm"
     pids=$(ps -o pid= --ppid "$pm" || true)
     # shellcheck disable=SC2086  # several words on purpose
     kill -9 "$pm" $pids 2>/dev/null || true
