@@ -283,8 +283,8 @@ impl<N: Net + 'static> Worker<N> {
         };
         let mut flush_at = None;
         loop {
-            let waiting = !closed.lock().is_empty()
-                || self.batches.borrow().values().any(|b| !b.is_empty());
+            let waiting =
+                !closed.lock().is_empty() || self.batches.borrow().values().any(|b| !b.is_empty());
             let due = match (waiting, flush_at) {
                 (false, _) => None,
                 (true, Some(at)) => Some(at),
