@@ -9,9 +9,9 @@
 # A program that is missing is said to be skipped. TOOLS names some only; ROOT is a folder for the service's
 # root (default: below PLACE).
 set -uo pipefail
-BIN=${1:?the pvfs2 program} PLACE=${2:-$(mktemp -d "${TMPDIR:-/tmp}/pvfs2-attack.XXXXXX")}
+BIN=$(realpath "${1:?the pvfs2 program}") PLACE=$(realpath "${2:-$(mktemp -d "${TMPDIR:-/tmp}/pvfs2-attack.XXXXXX")}")
 PORT=${PORT:-18450} ROOT=${ROOT:-$PLACE/store} bad=0 server=
-mkdir -p "$ROOT"
+mkdir -p "$ROOT" && cd "$PLACE" || exit 1 # schemathesis leaves a folder where it runs
 trap '[ -z "$server" ] || kill "$server"' EXIT
 "$BIN" sync serve --root "$ROOT" --init --listen "127.0.0.1:$PORT" --signup >"$PLACE/log" 2>&1 &
 server=$!
@@ -45,15 +45,22 @@ if have schemathesis; then
         sed -n 's/.*"token":"\([^"]*\)".*/\1/p')
     # Something that the numbers 1 to 4 name: folders, a user. One of those stays the only other one.
     for name in a b c; do api POST /op "{\"op\": \"mkdir\", \"parent\": 1, \"name\": \"$name\"}" >/dev/null; done
-    # Left out: what ends the session that asks, and what opens ports of this machine.
-    schemathesis run "$URL/api/v1/openapi.json" --url "$URL/api/v1" --tls-verify "$CERT" \
-        -H "Authorization: Bearer $TOKEN" --checks all \
-        --exclude-checks "${ST_EXCLUDE:-positive_data_acceptance}" \
-        --exclude-path /logout --exclude-path '/devices/{id}' --exclude-path /admin/ports --exclude-path /login \
-        --max-examples "${EXAMPLES:-50}" --seed "${SEED:-1}" --continue-on-failure --no-color \
-        >"$PLACE/schemathesis" 2>&1
-    verdict schemathesis $? "$PLACE/schemathesis"
+    # Left out of both: what ends the session that asks, and what opens ports of this machine. The first leaves
+    # out also what can change the account that asks, or hold its store (503); the second asks that alone, and
+    # there only a 500 counts, which the server's log tells.
+    try() { # try NAME ARGUMENT...
+        local name=$1
+        shift
+        schemathesis run "$URL/api/v1/openapi.json" --url "$URL/api/v1" --tls-verify "$CERT" \
+            -H "Authorization: Bearer $TOKEN" --checks all --max-examples "${EXAMPLES:-50}" --seed "${SEED:-1}" \
+            --continue-on-failure --no-color "$@" >"$PLACE/$name" 2>&1
+        verdict "$name" $? "$PLACE/$name"
+    }
+    try schemathesis --exclude-checks positive_data_acceptance --exclude-path-regex \
+        '^/(logout|login|devices/.id.|admin/ports|admin/users/.*|admin/backups/.*)$'
     api GET /me '' | grep -q '"admin":true' || { echo "attack: the session did not last: what was asked after that says nothing"; bad=$((bad + 1)); }
+    try schemathesis-management --exclude-checks positive_data_acceptance,not_a_server_error --include-path-regex \
+        '^/admin/(users|backups)/.*$'
 fi
 if have wapiti; then
     wapiti -u "$URL/files/1" --scope folder -m "${WAPITI:-common,csp,http_headers,cookieflags}" \
@@ -80,6 +87,6 @@ sys.exit(bool(found))' "$PLACE/testssl.json"
     verdict testssl $? "$PLACE/testssl.json"
 fi
 kill -0 "$server" || { echo "attack: the server ended"; bad=$((bad + 1)); }
-grep -E "panicked|ERROR" "$PLACE/log" | sort | uniq -c | sort -rn | head
+grep -E "panicked|request failed" "$PLACE/log" && bad=$((bad + 1))
 echo "attack: $bad with findings; reports in $PLACE"
 [ $bad = 0 ]

@@ -13,5 +13,5 @@ if [ ! -x "$VENV/bin/schemathesis" ]; then
 fi
 PATH=$VENV/bin:$PATH TOOLS=schemathesis EXAMPLES=${EXAMPLES:-3} ROOT=$WORK/user PORT=${PORT:-18451} \
     "$HERE/attack.sh" "$BIN" "$LOCAL" >"$LOCAL/out" 2>&1 ||
-    { cat "$LOCAL/out"; sed -n '/= FAILURES =/,$p' "$LOCAL/schemathesis"; fail "see above"; }
+    { cat "$LOCAL/out"; sed -n '/= FAILURES =/,/= WARNINGS =/p' "$LOCAL"/schemathesis*; fail "see above"; }
 say "schemathesis: $(grep ' generated' "$LOCAL/schemathesis" | sed 's/^ *//')"
