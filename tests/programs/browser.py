@@ -496,7 +496,7 @@ def main():
             browser.close()
             browser = play.chromium.launch(
                 executable_path="/usr/bin/chromium", args=["--no-sandbox", "--ignore-certificate-errors"])
-            shell(watch(browser.new_context()), url)
+            shell(watch(browser.new_context(ignore_https_errors=True)), url)
             browser.close()
         finally:
             server.terminate()

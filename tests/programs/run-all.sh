@@ -13,7 +13,7 @@ set -uo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 REPO=$(cd "$HERE/../.." && pwd)
 ALL=(cp_diff tar_pipe rsync_twice git_clone sqlite_two_writers cargo_build dd_direct fio_verify
-    stress_ng dbench postmark bonnie postgresql fsx pjdfstest webdav browser sync_kill)
+    stress_ng dbench postmark bonnie postgresql fsx pjdfstest webdav browser openapi sync_kill)
 [ $# -gt 0 ] && ALL=("$@")
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 passed=0 failed=0 skipped=0 started=
