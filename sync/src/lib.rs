@@ -12,6 +12,7 @@
 //! | [`store`] | a user's table and files on the server, kept in step through crashes |
 //! | [`server`] | accounts, API, pages, TLS |
 //! | [`device`] | scan, engine, daemon, connection |
+//! | [`vault`] | encrypted folders: names, contents, the key file |
 //! | [`api`], [`error`], [`names`], [`rng`], [`secret`] | what travels; what can go wrong; names; chance; what no log shows |
 //!
 //! A change here reaches another device thus: `device/daemon` (a hint) -> `device/scan` -> [`plan`] ->
@@ -29,3 +30,4 @@ pub mod secret;
 pub mod server;
 pub mod store;
 pub mod tree;
+pub mod vault;

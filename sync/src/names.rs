@@ -10,9 +10,13 @@ pub const DEPTH_MAX: usize = 200;
 pub const OWN_DIR: &str = ".pvfs2-sync";
 
 /// Two names with the same fold key cannot stand in one directory: some device could not tell them
-/// apart. Canonical composition after simple lower-casing.
+/// apart. Canonical composition after simple lower-casing; of a sealed name, the part that says so of the
+/// name in it.
 #[must_use]
 pub fn fold(name: &str) -> String {
+    if let Some(tag) = crate::vault::fold_tag(name) {
+        return tag.to_owned();
+    }
     if name.is_ascii() {
         return name.to_ascii_lowercase();
     }

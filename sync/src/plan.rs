@@ -328,7 +328,11 @@ impl Planner<'_> {
             self.clash(key, there);
         } else if self.s.has(there) {
             self.stuck.push(key);
-        } else if self.r.get(there).is_some_and(|r| r.same_content(l)) {
+        } else if self
+            .r
+            .get(there)
+            .is_some_and(|r| r.same_content(l) && self.same_vault(l, r, there))
+        {
             // Of two that fold to one name only one can be it; the next round sets the other aside.
             if self.adopted.insert(node) {
                 self.ops.push(Op::Adopt { local: key, node });
@@ -338,6 +342,16 @@ impl Planner<'_> {
         } else {
             self.aside(key, false);
         }
+    }
+
+    /// Whether two directories can be one as to encryption. A plain one here becomes encrypted if the
+    /// server's is; one that became encrypted here makes the server's so only if that is empty.
+    fn same_vault(&self, l: &Entry, r: &Entry, there: Key) -> bool {
+        let plain = [0; 32];
+        l.kind == Kind::File
+            || l.content.hash == r.content.hash
+            || l.content.hash == plain
+            || (r.content.hash == plain && self.r.children(there).next().is_none())
     }
 
     /// Moves a node at the server to where it is here.
@@ -412,8 +426,8 @@ impl Planner<'_> {
             let key = Key::Node(node);
             let Some(l) = self.l.get(key) else { continue };
             let name = format!(".pvfs2-moving-{node}");
-            // To the root: its own directory may be what has to go.
-            let parent = Key::Node(ROOT);
+            // To the root, or to its encrypted folder: its own directory may be what has to go.
+            let parent = self.l.vault(l.parent).map_or(Key::Node(ROOT), |(root, _)| root);
             if l.name != name && self.l.occupant(parent, &name, key).is_none() {
                 return self.ops.push(Op::MoveLocal { node, parent, name });
             }

@@ -29,7 +29,8 @@ pub enum Kind {
     Dir,
 }
 
-/// What a file holds: its BLAKE3 hash and whether it may be executed. All zero for directories. The
+/// What a file holds: its BLAKE3 hash and whether it may be executed. All zero for directories, but for
+/// an encrypted folder, which has the number of its key in place of a hash. The
 /// time of change is data that travels along and decides nothing (trap 1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Content {
@@ -166,6 +167,20 @@ impl Tree {
             }
         }
         true
+    }
+
+    /// The encrypted folder that a directory is or lies in, and the number of its key.
+    #[must_use]
+    pub fn vault(&self, dir: Key) -> Option<(Key, [u8; 32])> {
+        let (mut at, mut found) = (dir, None);
+        for _ in 0..=self.entries.len() {
+            let Some(e) = self.entries.get(&at) else { break };
+            if e.kind == Kind::Dir && e.content.hash != [0; 32] {
+                found = Some((at, e.content.hash));
+            }
+            at = e.parent;
+        }
+        found
     }
 
     /// How many directories lie above an entry; 0 for what lies in the root.

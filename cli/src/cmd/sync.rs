@@ -1,6 +1,7 @@
 //! `pvfs2 sync`: the thin sync service. Its server, and the daemon and tools of a device; all of them
 //! are in the crate `pvfs2-sync`, this file is their command line.
 use super::sync_admin::{self, BackupCommand, RootArgs};
+use super::sync_vault::{self, FolderArgs, OpenArgs};
 use crate::output;
 use crate::signals::StopSignals;
 use anyhow::{Context, Result, bail};
@@ -30,6 +31,8 @@ Examples:
   pvfs2 sync quickstart --root /mnt/pvfs2/user
   pvfs2 sync setup --server https://host:8443 --ca cert.pem --user ann --folder ~/Cloud
   pvfs2 sync daemon
+  pvfs2 sync encrypt Private      # a folder that the server cannot read
+  pvfs2 sync unlock Private       # on another device
   pvfs2 sync status")]
 pub struct SyncArgs {
     #[command(subcommand)]
@@ -73,6 +76,14 @@ pub enum What {
     Select(SelectArgs),
     /// Tell the address of this device's settings page
     Page(StateArgs),
+    /// Make a new folder that is encrypted end to end
+    Encrypt(FolderArgs),
+    /// Open an encrypted folder on this device with its passphrase
+    Unlock(OpenArgs),
+    /// Forget the key of an encrypted folder on this device
+    Lock(FolderArgs),
+    /// Change the passphrase of an encrypted folder
+    Passphrase(OpenArgs),
 }
 
 /// Arguments of `pvfs2 sync schedule`.
@@ -249,7 +260,7 @@ pub fn run(args: SyncArgs) -> Result<()> {
         What::NewEpoch(a) => sync_admin::new_epoch(a),
         What::Setup(a) => setup(a),
         What::Daemon(a) => run_daemon(a),
-        What::Now(a) => now(a),
+        What::Now(a) => now(&a),
         What::Status(a) => status(a),
         What::Conflicts(a) => conflicts(a),
         What::Pause(a) => set(&a, |s| s.paused = true),
@@ -273,6 +284,10 @@ pub fn run(args: SyncArgs) -> Result<()> {
         What::Select(a) if a.folders.is_empty() && !a.all => show(&a.state),
         What::Select(a) => set(&a.state, |s| s.only = a.folders),
         What::Page(a) => page(&a),
+        What::Encrypt(a) => sync_vault::encrypt(&a),
+        What::Unlock(a) => sync_vault::unlock(&a),
+        What::Lock(a) => sync_vault::lock(&a),
+        What::Passphrase(a) => sync_vault::passphrase(&a),
     }
 }
 
@@ -314,7 +329,7 @@ fn page(args: &StateArgs) -> Result<()> {
 }
 
 /// Prints a line; a reader that went away is no reason to stop serving.
-fn say(text: impl AsRef<str>) {
+pub(super) fn say(text: impl AsRef<str>) {
     let _ = output::line(text);
 }
 
@@ -393,7 +408,7 @@ fn serve(args: ServeArgs) -> Result<()> {
     Ok(())
 }
 
-fn state_dir(args: &StateArgs) -> Result<PathBuf> {
+pub(super) fn state_dir(args: &StateArgs) -> Result<PathBuf> {
     if let Some(dir) = &args.state {
         return Ok(dir.clone());
     }
@@ -416,7 +431,7 @@ fn password(user: &str) -> Result<String> {
 }
 
 /// Asks for a secret: a line of standard input.
-fn asked(question: &str) -> Result<String> {
+pub(super) fn asked(question: &str) -> Result<String> {
     use std::io::IsTerminal;
     let terminal = std::io::stdin().is_terminal();
     let echo = |on: &str| terminal && Command::new("stty").arg(on).status().is_ok();
@@ -502,7 +517,7 @@ fn tell(report: &Report) {
     list("problem", &report.problems);
 }
 
-fn now(args: NowArgs) -> Result<()> {
+pub(super) fn now(args: &NowArgs) -> Result<()> {
     let state = state_dir(&args.state)?;
     Config::load(&state)?;
     if let Some(_lock) = Config::lock(&state)? {
@@ -566,6 +581,10 @@ fn status(args: StateArgs) -> Result<()> {
     ));
     say(format!("passes: {}, lost hints: {}", status.passes, status.overflows));
     show(&StateArgs { json: false, ..args })?;
+    for v in &status.vaults {
+        let how = if v.closed.is_empty() { "unlocked" } else { v.closed.as_str() };
+        say(format!("encrypted: {}: {how}", v.path));
+    }
     for one in &status.skipped {
         say(format!("skipped: {one}"));
     }

@@ -89,6 +89,9 @@ CREATE TABLE IF NOT EXISTS swap (
     tmp TEXT PRIMARY KEY, inode INTEGER NOT NULL, path TEXT NOT NULL, hash BLOB NOT NULL,
     agreed TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sent (key TEXT PRIMARY KEY, sent TEXT NOT NULL) WITHOUT ROWID;
+-- of encrypted folders: hash of a sealed content -> hash of the plain one; key files by their hash
+CREATE TABLE IF NOT EXISTS known (sealed BLOB PRIMARY KEY, plain BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS key_file (hash BLOB PRIMARY KEY, id BLOB NOT NULL, text BLOB NOT NULL);
 ";
 
 /// What was learnt from many operations, to be taken in at once.
@@ -403,5 +406,55 @@ impl Base {
             }
         }
         Ok(out)
+    }
+
+    /// Which plain contents the sealed ones hold that this device has sent or fetched.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn known(&self) -> Result<HashMap<[u8; 32], [u8; 32]>> {
+        let mut q = self.db.prepare_cached("SELECT sealed, plain FROM known")?;
+        let rows = q.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// A sealed content holds this plain one. It stays true whatever happens.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn know(&mut self, sealed: &[u8; 32], plain: &[u8; 32]) -> Result<()> {
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO known VALUES (?1, ?2)")?
+            .execute(params![sealed, plain])?;
+        Ok(())
+    }
+
+    /// A key file by its hash.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn key_file(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+        let mut q = self.db.prepare_cached("SELECT text FROM key_file WHERE hash = ?1")?;
+        Ok(q.query_row([hash], |r| r.get(0)).optional()?)
+    }
+
+    /// The key file seen last for a key.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn key_file_of(&self, id: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+        let sql = "SELECT text FROM key_file WHERE id = ?1 ORDER BY rowid DESC LIMIT 1";
+        Ok(self.db.prepare_cached(sql)?.query_row([id], |r| r.get(0)).optional()?)
+    }
+
+    /// Remembers a key file.
+    ///
+    /// # Errors
+    /// Database.
+    pub fn keep_key_file(&mut self, hash: &[u8; 32], id: &[u8; 32], text: &[u8]) -> Result<()> {
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO key_file VALUES (?1, ?2, ?3)")?
+            .execute(params![hash, id, text])?;
+        Ok(())
     }
 }

@@ -14,8 +14,8 @@
 use super::base::{Learnt, Sent, Swap};
 use super::engine::Pass;
 use super::local_ops::{renamed, taken_out};
-use super::remote_ops::{old_node, parent_node};
-use super::{Ask, Told};
+use super::remote_ops::old_node;
+use super::{Ask, Remote, Told};
 use crate::api::{BatchOp, BatchReply, Delete, Mkdir, NodeInfo, UploadBegin};
 use crate::error::{Result, SyncError};
 use crate::files::{self, Area, At, SMALL_BYTES, parent_of};
@@ -81,7 +81,11 @@ impl Pass<'_> {
                 let small = self.infos.get(node).is_some_and(|i| i.size <= SMALL_BYTES);
                 small.then_some(Together::Get)
             }
-            Op::MkdirRemote { .. } => Some(Together::Mkdir),
+            // An encrypted folder gets its key file before anything else.
+            Op::MkdirRemote { key } => {
+                let vault = self.l.get(*key).is_some_and(|l| l.content.hash != [0; 32]);
+                (!vault).then_some(Together::Mkdir)
+            }
             Op::DeleteRemote { .. } => Some(Together::Delete),
             Op::DeleteLocal { node } => {
                 let file = self.l.get(Key::Node(*node)).is_some_and(|l| l.kind == Kind::File);
@@ -127,12 +131,13 @@ impl Pass<'_> {
         if bytes.len() as u64 != stat.size {
             return Err(SyncError::Stale(format!("{path} changed while it was sent")));
         }
+        let (bytes, hash) = self.seal_bytes(sent.parent, &entry, bytes, hash)?;
         let req = UploadBegin {
             id: id.clone(),
             parent: sent.parent,
             name: entry.name.clone(),
             replace,
-            size: stat.size,
+            size: bytes.len() as u64,
             hash,
             mtime_ns: stat.mtime_ns,
             exec: entry.content.exec,
@@ -282,7 +287,9 @@ impl Pass<'_> {
         let mut here = Vec::with_capacity(group.len());
         for (info, bytes) in group.into_iter().zip(files) {
             let tmp = format!("tmp/d{}x{}", info.id, info.rev);
-            let written = bytes.and_then(|bytes| {
+            let opened = bytes.and_then(|bytes| self.open_bytes(info.id, bytes));
+            let info = self.infos.get(&info.id).cloned().unwrap_or(info);
+            let written = opened.and_then(|bytes| {
                 if hex(blake3::hash(&bytes).as_bytes()) != info.hash {
                     let why = format!("{:?} on its way from the server", info.name);
                     return Err(SyncError::Damaged(why));
@@ -374,7 +381,12 @@ impl Pass<'_> {
             for op in ops {
                 let Op::MkdirRemote { key } = op else { continue };
                 let entry = self.entry(&self.l, *key);
-                match entry.and_then(|l| Ok((parent_node(l.parent)?, l.name))) {
+                let place = entry.and_then(|l| {
+                    let parent = self.target(l.parent)?;
+                    self.net.fits(parent, &l.name)?;
+                    Ok((parent, l.name))
+                });
+                match place {
                     Ok((parent, name)) => {
                         let sent = Sent {
                             node: None,
@@ -447,7 +459,7 @@ impl Pass<'_> {
         let key = Key::Node(node);
         let (path, l) = (self.path(key)?, self.entry(&self.l, key)?);
         self.expect_scanned(key, &path)?;
-        let tmp = taken_out(&l);
+        let tmp = taken_out(&l, self.vault_node(l.parent));
         if out.contains_key(&tmp) {
             // The same content under the same name was just taken out elsewhere.
             return self.delete_local(node);

@@ -4,8 +4,10 @@
 //! the state directory, how far a pass is in `progress.json`. [`super::settings`] are taken in at once.
 use super::config::{Config, today};
 use super::engine::{Engine, Progress, Report};
+use super::keys::Keys;
 use super::page;
 use super::settings::{Schedule, Settings, minute_of_day};
+use super::view::VaultState;
 use crate::error::{Result, SyncError};
 use crate::names::OWN_DIR;
 use notify::{RecursiveMode, Watcher};
@@ -58,6 +60,9 @@ pub struct Status {
     pub skipped: Vec<String>,
     /// What failed in the last pass, and why.
     pub problems: Vec<String>,
+    /// The encrypted folders, and whether they are open here.
+    #[serde(default)]
+    pub vaults: Vec<VaultState>,
 }
 
 impl Status {
@@ -95,6 +100,7 @@ impl Status {
                 self.conflicts.extend(report.conflicts.iter().cloned());
                 self.skipped.clone_from(&report.skipped);
                 self.problems.clone_from(&report.problems);
+                self.vaults.clone_from(&report.vaults);
             }
             Err(e) => {
                 self.state = e.to_string();
@@ -257,6 +263,7 @@ pub fn once_told(
     client.pace().up.set(settings.up);
     client.pace().down.set(settings.down);
     engine.leave_out(settings.ignore, settings.only);
+    engine.open_vaults(Keys::load(state)?.vaults());
     let progress = engine.progress();
     let result = told(state, &progress, tell, || engine.pass(&mut client, allow_deletes));
     let _ = std::fs::remove_file(state.join("progress.json"));
@@ -398,6 +405,10 @@ pub fn run(state: &Path, every: Duration, hinted: bool, stop: &AtomicBool) -> Re
         client.pace().up.set(set.up);
         client.pace().down.set(set.down);
         engine.leave_out(set.ignore, set.only);
+        match Keys::load(state) {
+            Ok(keys) => engine.open_vaults(keys.vaults()),
+            Err(e) => tracing::warn!(error = %e, "keys of encrypted folders"),
+        }
         due.changed = None;
         let over = AtomicBool::new(false);
         let result = std::thread::scope(|scope| {

@@ -52,7 +52,7 @@ impl Pass<'_> {
         }
         let files = self.e.files.clone();
         let mut here = Here { files: &*files, path };
-        let mut there = There { net: &mut *self.net, node, rev };
+        let mut there = There { net: &mut self.net, node, rev };
         let Some(parts) = plan(&mut here, req.size, &mut there, old_size)? else { return Ok(0) };
         let (mut group, mut bytes, mut pos, mut begin) = (Vec::new(), 0, 0, 0);
         for part in parts {
@@ -102,7 +102,7 @@ impl Pass<'_> {
         let path = self.path(key)?;
         let files = self.e.files.clone();
         let mut here = Here { files: &*files, path: &path };
-        let mut there = There { net: &mut *self.net, node: info.id, rev: info.rev };
+        let mut there = There { net: &mut self.net, node: info.id, rev: info.rev };
         let Some(parts) = plan(&mut there, info.size, &mut here, size)? else { return Ok(false) };
         let tmp = format!("tmp/p{}x{}", info.id, info.rev);
         let at = At(Area::Own, &tmp);

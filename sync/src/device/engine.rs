@@ -11,11 +11,15 @@ use super::Remote;
 use super::base::{Base, Learnt, Signature};
 use super::filter::Filter;
 use super::scan::{Scan, scan};
+use super::veil::Veil;
+use super::view::{KeyFiles, Open, VaultState, View, apart, shut};
 use crate::api::NodeInfo;
 use crate::error::{Result, SyncError};
 use crate::files::{Area, At, Files, Stat, join};
 use crate::plan::{Names, Op, brakes, plan};
-use crate::tree::{Entry, Key, NodeId, ROOT, Tree};
+use crate::rng::unhex;
+use crate::tree::{Entry, Key, Kind, NodeId, Tree};
+use crate::vault::is_sealed;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -42,6 +46,8 @@ pub struct Report {
     pub skipped: Vec<String>,
     /// What failed, and why.
     pub problems: Vec<String>,
+    /// The encrypted folders, and whether they are open here.
+    pub vaults: Vec<VaultState>,
 }
 
 /// A device's engine.
@@ -51,6 +57,7 @@ pub struct Engine {
     pub(super) names: Names,
     pub(super) now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
     pub(super) nonce: Box<dyn FnMut() -> u64 + Send>,
+    pub(super) vaults: Open,
     ignore: Vec<String>,
     only: Vec<String>,
     pub(super) progress: Arc<Progress>,
@@ -78,7 +85,7 @@ impl std::fmt::Debug for Engine {
 /// The three trees while a pass goes on.
 pub(super) struct Pass<'a> {
     pub e: &'a mut Engine,
-    pub net: &'a mut dyn Remote,
+    pub net: Veil<'a>,
     pub l: Tree,
     pub r: Tree,
     pub s: Tree,
@@ -88,6 +95,8 @@ pub(super) struct Pass<'a> {
     pub cursor: i64,
     /// Downloads that are whole and durable in `tmp/`.
     pub fetched: HashSet<String>,
+    /// The server's key files, by the node of their folder.
+    pub key_texts: KeyFiles,
     pub report: &'a mut Report,
 }
 
@@ -106,6 +115,7 @@ impl Engine {
             names,
             now_ns,
             nonce,
+            vaults: Open::new(),
             ignore: Vec::new(),
             only: Vec::new(),
             progress: Arc::default(),
@@ -198,7 +208,12 @@ impl Engine {
         let (mut agreed, signatures) = self.base.agreed()?;
         for (key, sent) in unanswered {
             let Some(info) = net.outcome(&key)? else { continue };
-            let (node, told) = (Key::Node(info.id), info.entry());
+            let (node, mut told) = (Key::Node(info.id), info.entry());
+            if is_sealed(&told.name) {
+                // In an encrypted folder: what was meant, as it was noted.
+                told.name.clone_from(&sent.name);
+                told.content.hash = unhex(&sent.hash).unwrap_or(told.content.hash);
+            }
             let sig = signatures.get(&info.id).copied().unwrap_or_default();
             let learnt = match (sent.node, agreed.get(node)) {
                 (None, None) => Some((told, Signature::default())),
@@ -236,16 +251,36 @@ impl Engine {
             // When they are let in again, both sides are united.
             self.base.take_in(&left_out)?;
         }
-        let Scan { tree, stats, skipped, held, damaged, rehashed, mut holders } =
-            scan(&*self.files, &agreed, &filter)?;
+        let (mut view, known) = match self.view(net, &mut agreed.0) {
+            Err(e) if e.is_stale() => return Ok(Some(e.to_string())),
+            other => other?,
+        };
+        let Scan { tree, stats, skipped, mut held, damaged, rehashed, mut holders, mut closed } =
+            scan(&*self.files, &agreed, &filter, &view)?;
         // The folder may have vanished while it was scanned (trap 5).
         self.files.check_root()?;
         report.skipped = skipped;
-        let infos = self.base.remote()?;
-        let mut r = Tree::new();
-        for (id, info) in infos.iter().filter(|(id, _)| **id != ROOT) {
-            r.put(Key::Node(*id), info.entry());
+        for (key, why) in view.closed() {
+            holders.insert(key);
+            closed.entry(key).or_insert(why);
         }
+        let mut left_alone = shut(&closed, &mut view.tree, &mut agreed);
+        let parted = apart(&closed, &mut left_alone);
+        if !left_alone.forgotten.is_empty() {
+            self.base.take_in(&left_alone)?;
+        }
+        if parted {
+            return Ok(Some("an encrypted folder is another one at the server".into()));
+        }
+        for (id, why) in &view.unreadable {
+            held.insert(Key::Node(*id));
+            if !why.is_empty() && !report.problems.contains(why) {
+                report.problems.push(why.clone());
+            }
+        }
+        report.vaults = view.states(&tree, &closed);
+        let key_files = view.key_files();
+        let View { tree: mut r, infos, inside, sealed, .. } = view;
         holders.extend(filter.hide(&mut r));
         let cursor = self.base.cursor()?.1;
         let (mut s, signatures) = agreed;
@@ -254,22 +289,45 @@ impl Engine {
             s.remove(key);
         }
         let fetched = HashSet::new();
-        let mut p =
-            Pass { e: self, net, l: tree, r, s, stats, infos, signatures, cursor, fetched, report };
+        let net = Veil::new(net, inside, sealed, known);
+        let mut p = Pass {
+            e: self,
+            net,
+            l: tree,
+            r,
+            s,
+            stats,
+            infos,
+            signatures,
+            cursor,
+            fetched,
+            key_texts: key_files,
+            report,
+        };
         p.clear_tmp()?;
         p.refresh(&rehashed)?;
         p.give_up_requests()?;
+        match p.key_files(&closed) {
+            Err(e) if e.is_stale() => return Ok(Some(e.to_string())),
+            other => other?,
+        }
         for id in damaged {
             match p.repair(id) {
                 Err(e) if e.is_stale() => return Ok(Some(e.to_string())),
                 other => other?,
             }
         }
+        let mut tried = HashSet::new();
         for round in 0..ROUNDS_MAX {
+            p.recognise(&mut tried)?;
             let mut ops = plan(&p.l, &p.r, &p.s, &p.e.names);
             ops.retain(|op| {
                 let key = p.key_of(op);
-                !held.contains(&key) && (failed.is_empty() || !failed.contains(&p.label(key)))
+                let alone = closed.contains_key(&key)
+                    && matches!(op, Op::MkdirRemote { .. } | Op::DeleteRemote { .. });
+                !alone
+                    && !held.contains(&key)
+                    && (failed.is_empty() || !failed.contains(&p.label(key)))
             });
             if round == 0 && !allow_deletes && brakes(&ops, p.s.len()) {
                 let deletes = ops.iter().filter(|op| op.is_delete()).count();
@@ -369,11 +427,12 @@ impl Pass<'_> {
     /// Drops what was begun to be fetched and is not wanted any more.
     fn clear_tmp(&mut self) -> Result<()> {
         for (name, _) in self.e.files.list(At(Area::Own, "tmp"))?.entries {
-            let wanted =
-                name.strip_prefix('d').and_then(|n| n.split_once('x')).is_some_and(|(id, rev)| {
+            let wanted = name.strip_prefix(['c', 'd']).and_then(|n| n.split_once('x')).is_some_and(
+                |(id, rev)| {
                     let info = id.parse().ok().and_then(|id: NodeId| self.infos.get(&id));
                     info.is_some_and(|i| i.rev.to_string() == rev)
-                });
+                },
+            );
             if !wanted {
                 self.e.files.remove_file(At(Area::Own, &join("tmp", &name)))?;
             }
@@ -492,8 +551,21 @@ impl Pass<'_> {
 
     fn adopt(&mut self, local: Key, node: NodeId) -> Result<()> {
         let mut e = self.entry(&self.r, Key::Node(node))?;
-        e.name = self.entry(&self.l, local)?.name;
+        let mut l = self.entry(&self.l, local)?;
+        e.name.clone_from(&l.name);
+        if l.kind == Kind::Dir {
+            // What is encrypted at the server is so here too.
+            let plain = [0; 32];
+            let key = if l.content.hash == plain { e.content.hash } else { l.content.hash };
+            l.content.hash = key;
+            self.l.put(local, l);
+        }
         let old = self.rekey(local, node);
-        self.agree(node, e, old)
+        self.agree(node, e, old)?;
+        if let Some((text, _)) = self.key_texts.0.get(&node).cloned() {
+            let path = self.path(Key::Node(node))?;
+            self.write_key_file(&path, &text, None)?;
+        }
+        Ok(())
     }
 }

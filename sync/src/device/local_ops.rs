@@ -8,13 +8,16 @@
 //! | swap noted in the base | note without swap: struck out |
 //! | swapped | the old bytes are checked: as agreed, dropped; else they come back as a conflict copy |
 //! | old bytes checked and dropped, base advanced, note struck out | the base advances by the note |
+use super::Remote;
 use super::base::{Signature, Swap};
 use super::engine::{Engine, Pass};
+use super::remote_ops::old_node;
 use crate::error::{Result, SyncError};
 use crate::files::{self, Area, At, join, name_of, parent_of};
 use crate::names;
 use crate::rng::hex;
 use crate::tree::{Entry, Key, Kind, NodeId};
+use crate::vault::KEY_FILE;
 use std::sync::atomic::Ordering;
 
 fn stale(path: &str) -> SyncError {
@@ -26,10 +29,11 @@ fn same_bytes(a: &files::Stat, b: &files::Stat) -> bool {
     (a.what, a.size, a.mtime_ns, a.inode) == (b.what, b.size, b.mtime_ns, b.inode)
 }
 
-/// What a file is called in `tmp/` that was taken out to be deleted: its hash tells whether it may be.
-pub(super) fn taken_out(l: &Entry) -> String {
+/// What a file is called in `tmp/` that was taken out to be deleted: its hash tells whether it may be,
+/// and the number of the encrypted folder that it lay in (0: none) where it is given back otherwise.
+pub(super) fn taken_out(l: &Entry, vault: NodeId) -> String {
     let name: String = l.name.chars().take(40).collect();
-    format!("tmp/x{}-{name}", hex(&l.content.hash))
+    format!("tmp/x{}-{vault}-{name}", hex(&l.content.hash))
 }
 
 /// A rename whose target is there, or whose directory went, is stale, not an error.
@@ -57,7 +61,9 @@ impl Engine {
             if left != Some(swap.inode) {
                 // It has its place; what is left in `tmp/`, if anything, was there before.
                 if left.is_some() && files::hash(&*self.files, at)?.0 != swap.hash {
-                    self.give_back(&swap.tmp, &swap.path)?;
+                    let vault = self.base.agreed()?.0.vault(Key::Node(swap.agreed.parent));
+                    let vault = vault.and_then(|(root, _)| old_node(root)).unwrap_or(0);
+                    self.give_back(&swap.tmp, &swap.path, vault)?;
                 }
                 self.files.remove_file(at)?;
                 let (size, mtime_ns) = (swap.agreed.size, swap.agreed.mtime_ns);
@@ -68,14 +74,15 @@ impl Engine {
         }
         for (name, stat) in self.files.list(At(Area::Own, "tmp"))?.entries {
             let tmp = join("tmp", &name);
-            // `x<hash>-<name>` was taken out of the folder to be deleted.
-            let Some((hash, was)) = name.strip_prefix('x').and_then(|n| n.split_once('-')) else {
+            // `x<hash>-<folder>-<name>` was taken out of the folder to be deleted.
+            let Some((hash, rest)) = name.strip_prefix('x').and_then(|n| n.split_once('-')) else {
                 continue;
             };
+            let (vault, was) = rest.split_once('-').unwrap_or(("0", rest));
             if stat.what == files::What::File
                 && hex(&files::hash(&*self.files, At(Area::Own, &tmp))?.0) != hash
             {
-                self.give_back(&tmp, was)?;
+                self.give_back(&tmp, was, vault.parse().unwrap_or(0))?;
             }
             self.files.remove_file(At(Area::Own, &tmp))?;
         }
@@ -83,7 +90,22 @@ impl Engine {
     }
 
     /// Puts bytes that nobody else has back into the folder under a conflict name.
-    fn give_back(&mut self, tmp: &str, path: &str) -> Result<()> {
+    /// What lay in an encrypted folder (`vault`) goes to that folder, or out of the way, never to a plain
+    /// one.
+    fn give_back(&mut self, tmp: &str, path: &str, vault: NodeId) -> Result<()> {
+        if vault != 0 {
+            let root = self.base.agreed()?.0.path(Key::Node(vault)).unwrap_or_default();
+            let there =
+                if root.is_empty() { None } else { self.files.stat(At(Area::Tree, &root))? };
+            let is_dir = there.is_some_and(|s| s.what == files::What::Dir);
+            if !is_dir || self.files.stat(At(Area::Tree, &join(&root, KEY_FILE)))?.is_none() {
+                let to = format!("foreign/{}-{}", (self.nonce)(), name_of(path));
+                tracing::warn!(kept = %to, "an edit in an encrypted folder that is gone");
+                self.files.rename(At(Area::Own, tmp), At(Area::Own, &to))?;
+                return self.files.sync_dir(At(Area::Own, "foreign"));
+            }
+            return self.give_back(tmp, &join(&root, name_of(path)), 0);
+        }
         let dir = match self.files.stat(At(Area::Tree, parent_of(path)))? {
             Some(s) if s.what == files::What::Dir => parent_of(path),
             _ => "",
@@ -111,6 +133,9 @@ impl Pass<'_> {
         let path = self.server_path(&e)?;
         renamed(self.e.files.mkdir(At(Area::Tree, &path)))?;
         self.e.files.sync_dir(At(Area::Tree, parent_of(&path)))?;
+        if let Some((text, _)) = self.key_texts.0.get(&node).cloned() {
+            self.write_key_file(&path, &text, None)?;
+        }
         self.l.put(Key::Node(node), e.clone());
         self.report.down += 1;
         self.agree(node, e, None)
@@ -198,6 +223,10 @@ impl Pass<'_> {
         }
         let files = self.e.files.clone();
         let at = At(Area::Own, &tmp);
+        if let Some((vault, sealed)) = self.net.sealed(&info) {
+            self.fetch_sealed(&info, &vault, sealed, at)?;
+            return Ok(tmp);
+        }
         let mut have = files.stat(at)?.map_or(0, |s| s.size);
         if have > info.size {
             files.remove_file(at)?;
@@ -240,8 +269,9 @@ impl Pass<'_> {
     /// Brings a file here. `check`: what it replaces must be what both sides agreed on.
     pub(super) fn download(&mut self, node: NodeId, check: bool) -> Result<()> {
         let key = Key::Node(node);
-        let r = self.entry(&self.r, key)?;
         let tmp = self.fetch_bytes(node)?;
+        // What an encrypted file holds may be known only now.
+        let r = self.entry(&self.r, key)?;
         let own = At(Area::Own, &tmp);
         let inode = self.e.files.stat(own)?.map_or(0, |s| s.inode);
         let Some(mut info) = self.infos.get(&node).cloned() else {
@@ -315,9 +345,12 @@ impl Pass<'_> {
         let l = self.entry(&self.l, key)?;
         self.expect_scanned(key, &path)?;
         if l.kind == Kind::Dir {
+            if l.content.hash != [0; 32] {
+                self.e.files.remove_file(At(Area::Tree, &join(&path, KEY_FILE)))?;
+            }
             renamed(self.e.files.remove_dir(At(Area::Tree, &path)))?;
         } else {
-            let tmp = taken_out(&l);
+            let tmp = taken_out(&l, self.vault_node(l.parent));
             self.e.files.remove_file(At(Area::Own, &tmp))?;
             renamed(self.e.files.rename(At(Area::Tree, &path), At(Area::Own, &tmp)))?;
             if files::hash(&*self.e.files, At(Area::Own, &tmp))?.0 != l.content.hash {
@@ -332,6 +365,11 @@ impl Pass<'_> {
         self.s.remove(key);
         self.report.down += 1;
         self.e.base.forget(node)
+    }
+
+    /// The number of the encrypted folder that a directory lies in; 0: none.
+    pub(super) fn vault_node(&self, dir: Key) -> NodeId {
+        self.l.vault(dir).and_then(|(root, _)| old_node(root)).unwrap_or(0)
     }
 
     /// A file shrank while its time stood still: the server's bytes come back, if the server still has

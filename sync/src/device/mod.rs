@@ -11,12 +11,16 @@ mod delta;
 pub mod engine;
 pub mod filter;
 pub mod http;
+pub mod keys;
 mod local_ops;
 pub mod pace;
 pub mod page;
 mod remote_ops;
 pub mod scan;
 pub mod settings;
+mod vaults;
+mod veil;
+pub mod view;
 
 use crate::api::{BatchOp, BatchReply, Changes, NodeInfo, UploadBegin, UploadState};
 use crate::delta::{Part, Piece, Range};

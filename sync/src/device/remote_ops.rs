@@ -1,4 +1,5 @@
 //! Operations at the server, and what the trees and the base learn from its answers.
+use super::Remote;
 use super::base::{Sent, Signature};
 use super::engine::Pass;
 use crate::api::{BatchOp, Delete, Exchange, Mkdir, Move, NodeInfo, UploadBegin};
@@ -6,6 +7,7 @@ use crate::error::{Result, SyncError};
 use crate::files::{Area, At};
 use crate::rng::hex;
 use crate::tree::{Entry, Key, Kind, NodeId};
+use crate::vault::content::Sealer;
 
 /// Bytes of a large file in one request.
 const SEND_BYTES: usize = 8 << 20;
@@ -67,7 +69,13 @@ impl Pass<'_> {
             self.r.remove(key);
             self.infos.remove(&info.id);
         } else {
-            self.r.put(key, info.entry());
+            let mut e = info.entry();
+            if e.kind == Kind::Dir
+                && let Some(was) = self.r.get(key)
+            {
+                e.content = was.content;
+            }
+            self.r.put(key, e);
             self.infos.insert(info.id, info.clone());
         }
         self.report.up += 1;
@@ -75,7 +83,7 @@ impl Pass<'_> {
 
     pub(super) fn mkdir_remote(&mut self, key: Key) -> Result<()> {
         let l = self.entry(&self.l, key)?;
-        let parent = parent_node(l.parent)?;
+        let parent = self.target(l.parent)?;
         let request = self.request_key();
         let sent = Sent {
             node: None,
@@ -86,17 +94,24 @@ impl Pass<'_> {
             exec: false,
             instead_of: old_node(key),
         };
+        let vault = l.content.hash;
         let req = Mkdir { parent, name: l.name, key: request.clone() };
         let info = self.ask(&request, sent, &BatchOp::Mkdir(req))?;
         let old = self.rekey(key, info.id);
         self.agree(info.id, info.entry(), old)?;
-        self.e.base.answered(&request)
+        self.e.base.answered(&request)?;
+        if vault == [0; 32] {
+            return Ok(());
+        }
+        // Before anything is put in it.
+        self.send_key_file(Key::Node(info.id), info.id, vault)
     }
 
     pub(super) fn move_remote(&mut self, node: NodeId, rev: i64) -> Result<()> {
         let key = Key::Node(node);
         let l = self.entry(&self.l, key)?;
-        let parent = parent_node(l.parent)?;
+        let parent = self.target(l.parent)?;
+        self.net.fits(parent, &l.name)?;
         let request = self.request_key();
         let sent = Sent {
             node: Some(node),
@@ -164,9 +179,17 @@ impl Pass<'_> {
     ) -> Result<(Sent, String)> {
         // A node that is replaced keeps its place at the server, wherever it is here.
         let parent = match replace {
-            Some((id, _)) => parent_node(self.entry(&self.r, Key::Node(id))?.parent)?,
-            None => parent_node(l.parent)?,
+            Some((id, _)) => {
+                let here = self.l.vault(l.parent).map(|(_, key)| key);
+                let there = parent_node(self.entry(&self.r, Key::Node(id))?.parent)?;
+                if here != self.net.key_of(there) {
+                    return Err(SyncError::Stale(format!("{} is in another folder", l.name)));
+                }
+                there
+            }
+            None => self.target(l.parent)?,
         };
+        self.net.fits(parent, &l.name)?;
         let hash = hex(&l.content.hash);
         let sent = Sent {
             node: replace.map(|(id, _)| id),
@@ -187,6 +210,11 @@ impl Pass<'_> {
         let stat = seen.ok_or_else(|| SyncError::Stale(format!("{path} is gone")))?;
         let (sent, hash) = self.sending(key, &l, replace)?;
         let parent = sent.parent;
+        let sealer = self.net.vault(parent).map(|v| v.sealer(&l.content.hash, stat.size));
+        let (size, hash) = match &sealer {
+            Some(s) => (s.sealed_size(), self.sealed_hash(s, &path, &l.content.hash)?),
+            None => (stat.size, hash),
+        };
         // The same upload goes on after a restart.
         let begun = self.e.base.unanswered()?.into_iter().find(|(_, s)| *s == sent);
         let id = match begun {
@@ -199,12 +227,12 @@ impl Pass<'_> {
             parent,
             name: l.name.clone(),
             replace,
-            size: stat.size,
+            size,
             hash,
             mtime_ns: stat.mtime_ns,
             exec: l.content.exec,
         };
-        let result = self.send(&req, &path);
+        let result = self.send(&req, &path, sealer.as_ref(), stat.size);
         if let Err(e) = &result
             && (e.is_stale() || matches!(e, SyncError::Damaged(_) | SyncError::Full(_)))
         {
@@ -230,15 +258,33 @@ impl Pass<'_> {
         self.e.base.answered(&id)
     }
 
-    fn send(&mut self, req: &UploadBegin, path: &str) -> Result<NodeInfo> {
+    /// The hash of a file as it is sent to an encrypted folder, noted before anything is.
+    fn sealed_hash(&mut self, s: &Sealer, path: &str, plain: &[u8; 32]) -> Result<String> {
+        let hash = s.hash(&*self.e.files, path, plain)?;
+        self.net.know(hash, *plain);
+        self.e.base.know(&hash, plain)?;
+        Ok(hex(&hash))
+    }
+
+    fn send(
+        &mut self,
+        req: &UploadBegin,
+        path: &str,
+        sealer: Option<&Sealer>,
+        plain_size: u64,
+    ) -> Result<NodeInfo> {
         let mut pos = self.net.upload_begin(req)?.offset;
-        if pos == 0 {
+        if pos == 0 && sealer.is_none() {
             pos = self.send_delta(req, path)?;
         }
         while pos < req.size {
             // One request; the server writes while it comes in.
             let room = usize::try_from(req.size - pos).unwrap_or(SEND_BYTES).min(SEND_BYTES);
-            let piece = self.e.files.read(At(Area::Tree, path), pos, room)?;
+            let at = At(Area::Tree, path);
+            let piece = match sealer {
+                Some(s) => s.read(&*self.e.files, at, pos, room)?,
+                None => self.e.files.read(at, pos, room)?,
+            };
             if piece.is_empty() {
                 return Err(SyncError::Stale(format!("{path} became shorter")));
             }
@@ -248,7 +294,7 @@ impl Pass<'_> {
             self.tell()?;
         }
         let now = self.e.files.stat(At(Area::Tree, path))?.map(|s| Signature::of(&s).size);
-        if now != Some(req.size) {
+        if now != Some(plain_size) {
             return Err(SyncError::Stale(format!("{path} changed while it was sent")));
         }
         // The server checks the hash, so a mixture of two states is never taken.

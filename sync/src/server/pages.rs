@@ -65,6 +65,8 @@ pub struct Row {
     pub name: String,
     /// Whether it is a directory.
     pub dir: bool,
+    /// Whether it is a folder that is encrypted end to end.
+    pub lock: bool,
     /// Whether it can be looked at.
     pub view: bool,
     /// Whether a picture of it can be made.
@@ -84,6 +86,7 @@ impl Row {
             id: n.id,
             name,
             dir,
+            lock: false,
             view: !dir && promised(&n.name) != Shown::None,
             image: !dir && promised(&n.name) == Shown::Image,
             size: if dir { String::new() } else { size(n.size) },
@@ -155,6 +158,8 @@ pub struct Browse {
     pub id: NodeId,
     /// The way to it: number and name of each directory.
     pub way: Vec<(NodeId, String)>,
+    /// Whether it is or lies in a folder that is encrypted end to end.
+    pub sealed: bool,
     /// Its entries.
     pub rows: Vec<Row>,
     /// Room, for a person.
@@ -173,6 +178,8 @@ pub struct Details {
     pub path: String,
     /// The directory it lies in.
     pub parent: NodeId,
+    /// Whether it lies in a folder that is encrypted end to end.
+    pub sealed: bool,
     /// Its revision.
     pub rev: i64,
     /// Its hash.

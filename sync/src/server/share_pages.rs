@@ -10,6 +10,7 @@ use super::shares::Share;
 use super::users::{Worker, now_ms};
 use super::web::{frame, page, to};
 use super::zip;
+use crate::api::NodeInfo;
 use crate::error::{Result, SyncError};
 use crate::files::{Area, At};
 use crate::secret::Secret;
@@ -86,6 +87,11 @@ pub async fn make(
         if node.deleted || id == ROOT {
             return Err(SyncError::NotFound("what is to be shared".into()));
         }
+        if who.worker.store.lock().vault_of(id)?.is_some() {
+            let why =
+                "an encrypted folder cannot be shared by a link: whoever opens it cannot read it";
+            return Err(SyncError::Invalid(format!("{:?}: {why}", node.name)));
+        }
         let (now, user) = (now_ms(), &who.session.user);
         let ends = ends(&form.days, now)?;
         let token = app.accounts.share(user.id, id, &form.password, ends, now)?;
@@ -140,7 +146,7 @@ fn enter(app: &App, token: &str, headers: &HeaderMap) -> Result<Option<(Share, A
 }
 
 /// Whether `node` is alive and lies within the share.
-fn within(worker: &Worker, share: &Share, node: NodeId) -> Result<crate::api::NodeInfo> {
+fn within(worker: &Worker, share: &Share, node: NodeId) -> Result<NodeInfo> {
     let gone = || SyncError::NotFound("this link: what it led to is not there any more".into());
     let store = worker.store.lock();
     let found = store.node(node)?;
@@ -150,7 +156,8 @@ fn within(worker: &Worker, share: &Share, node: NodeId) -> Result<crate::api::No
             return Err(gone());
         }
         if at.id == share.node {
-            return Ok(found);
+            // A link reaches nothing that is encrypted end to end.
+            return if store.vault_of(found.id)?.is_some() { Err(gone()) } else { Ok(found) };
         }
         if at.id == ROOT {
             return Err(gone());
@@ -174,8 +181,9 @@ async fn open(app: App, token: String, node: Option<NodeId>, headers: HeaderMap)
             app.accounts.count_share(share.id)?;
         }
         let store = worker.store.lock();
+        let shown = |n: &NodeInfo| !store.vault_of(n.id).is_ok_and(|v| v.is_some());
         let rows = match node.kind {
-            Kind::Dir => store.children(node.id)?,
+            Kind::Dir => store.children(node.id)?.into_iter().filter(shown).collect(),
             Kind::File => vec![node.clone()],
         };
         Ok(Some(SharePage {

@@ -177,7 +177,12 @@ fn room(who: &Who) -> Result<String> {
 pub async fn browse(who: Who, Path(id): Path<NodeId>) -> Page {
     let shown = page(move || {
         let store = who.worker.store.lock();
-        let rows = store.children(id)?.iter().map(|n| Row::of(n, n.name.clone())).collect();
+        let sealed = store.vault_of(id)?.is_some();
+        let mut rows = Vec::new();
+        for n in store.children(id)? {
+            let lock = n.kind == Kind::Dir && !sealed && store.vault_of(n.id)?.is_some();
+            rows.push(Row { lock, ..Row::of(&n, n.name.clone()) });
+        }
         let mut way = Vec::new();
         let mut at = id;
         while at != ROOT {
@@ -187,7 +192,7 @@ pub async fn browse(who: Who, Path(id): Path<NodeId>) -> Page {
         }
         way.reverse();
         drop(store);
-        Ok(Browse { frame: frame(&who), id, way, rows, room: room(&who)? })
+        Ok(Browse { frame: frame(&who), id, way, sealed, rows, room: room(&who)? })
     });
     show(&shown.await?).map_err(failed)
 }
@@ -296,9 +301,11 @@ pub async fn details(who: Who, Path(id): Path<NodeId>) -> Page {
             return Err(SyncError::NotFound(format!("{:?}", node.name)));
         }
         let versions = store.versions(id)?;
+        let vault = store.vault_of(id)?;
         Ok(Details {
             frame: frame(&who),
-            row: Row::of(&node, node.name.clone()),
+            row: Row { lock: vault == Some(id), ..Row::of(&node, node.name.clone()) },
+            sealed: vault.is_some_and(|v| v != id),
             path: store.path(id)?,
             parent: node.parent,
             rev: node.rev,

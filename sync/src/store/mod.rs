@@ -23,6 +23,7 @@ mod schema;
 mod small;
 mod trash;
 mod upload;
+mod vaults;
 
 pub use activity::Activity;
 pub use expire::{Ages, Expired};

@@ -7,12 +7,14 @@
 //! | transaction with notes | files | nothing changed |
 //! | files | answer | carried out before the next request |
 use super::redo::{Note, note};
+use super::vaults::{may_cross, may_name, only_key_file};
 use super::{Store, at_rev, journal, lookup, next_rev, path_of, room_for};
 use crate::api::{BatchOp, BatchReply, Delete, Exchange, Mkdir, Move, NodeInfo};
 use crate::error::{Result, SyncError};
 use crate::files::join;
 use crate::names::{DEPTH_MAX, fold};
 use crate::tree::{Kind, NodeId, ROOT};
+use crate::vault::KEY_FILE;
 use rusqlite::{Connection, Transaction, params};
 
 /// Remembers the answer under the request's key.
@@ -94,6 +96,8 @@ impl Store {
         let inode = self.inode_at(&from)?;
         let tx = self.db.transaction()?;
         room_for(&tx, req.parent, &req.name, node.id)?;
+        may_cross(&tx, &node, req.parent)?;
+        may_name(&tx, req.parent, &req.name)?;
         if is_within(&tx, req.parent, node.id)? {
             return Err(SyncError::Stale(format!("{:?} would lie within itself", node.name)));
         }
@@ -131,6 +135,8 @@ impl Store {
         if is_within(&self.db, a.id, b.id)? || is_within(&self.db, b.id, a.id)? {
             return Err(SyncError::Stale("one lies within the other".into()));
         }
+        may_cross(&self.db, &a, b.parent)?;
+        may_cross(&self.db, &b, a.parent)?;
         let (path_a, path_b) = (path_of(&self.db, a.id)?, path_of(&self.db, b.id)?);
         let inode = self.inode_at(&path_a)?;
         let tx = self.db.transaction()?;
@@ -228,6 +234,7 @@ fn mkdir_rows(tx: &Transaction, req: &Mkdir, who: &str, ms: i64) -> Result<NodeI
         return Ok(before);
     }
     room_for(tx, req.parent, &req.name, 0)?;
+    may_name(tx, req.parent, &req.name)?;
     let path = join(&path_of(tx, req.parent)?, &req.name);
     if path.split('/').count() > DEPTH_MAX {
         return Err(SyncError::Invalid(format!("nested deeper than {DEPTH_MAX} directories")));
@@ -262,7 +269,11 @@ fn delete_rows(tx: &Transaction, req: &Delete, who: &str, ms: i64) -> Result<Nod
         }
         next += 1;
     }
-    if all.len() > 1 && !req.tree {
+    if top.name == KEY_FILE {
+        let why = "a key file goes only together with its folder";
+        return Err(SyncError::Invalid(format!("{:?}: {why}", top.name)));
+    }
+    if all.len() > 1 && !req.tree && !all.get(1..).is_some_and(only_key_file) {
         return Err(SyncError::Stale(format!("{:?} is not empty", top.name)));
     }
     for (node, path) in all.into_iter().rev() {

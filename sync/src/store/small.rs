@@ -173,6 +173,7 @@ impl Store {
         who: &str,
     ) -> Result<(Vec<Option<BatchReply>>, Vec<String>)> {
         let ms = self.begin()?;
+        let files = self.files.clone();
         // Another request for the same may have come in between; and the same may be in this one twice.
         let mut known: HashMap<&str, Result<Option<NodeInfo>>> = HashMap::new();
         for (_, s) in staged {
@@ -184,7 +185,8 @@ impl Store {
         let tx = self.db.transaction()?;
         for (n, s) in staged {
             let (Some((req, _)), Some(told)) = (all.get(*n), told.get_mut(*n)) else { continue };
-            let new = New { hash: s.hash, inode: s.inode, own: &s.own, ms, who };
+            let (hash, inode, own, files) = (s.hash, s.inode, s.own.as_str(), &*files);
+            let new = New { hash, inode, own, files, ms, who };
             let first = match known.remove(s.id.as_str()) {
                 Some(Ok(None)) => true,
                 Some(Ok(Some(node))) => {

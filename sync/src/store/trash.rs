@@ -16,7 +16,7 @@ use crate::tree::{Kind, NodeId, ROOT};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 /// The directory and the path it has, to put something back into; the user's folder if it is gone.
-fn home(tx: &Transaction, parent: NodeId) -> Result<(NodeId, String)> {
+pub(super) fn home(tx: &Transaction, parent: NodeId) -> Result<(NodeId, String)> {
     match live(tx, parent) {
         Ok(dir) if dir.kind == Kind::Dir => Ok((parent, path_of(tx, parent)?)),
         _ => Ok((ROOT, String::new())),
@@ -128,8 +128,13 @@ impl Store {
         }
         let inode = self.files.stat(At(Area::Own, &own))?.map_or(0, |s| s.inode);
         let tx = self.db.transaction()?;
+        let vault = super::vaults::revive(&tx, &*self.files, &old, who, ms)?;
         let (parent, dir) = home(&tx, old.parent)?;
         let mut name = old.name.clone();
+        if vault && super::holder(&tx, parent, &name)?.is_some() {
+            // Another name would not open.
+            return Err(SyncError::Taken(format!("{name:?} in an encrypted folder")));
+        }
         let mut nth = 1;
         while super::holder(&tx, parent, &name)?.is_some() {
             name = conflict(&old.name, "restored", &format!("rev{}", old.rev), nth);

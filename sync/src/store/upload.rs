@@ -10,6 +10,7 @@
 //! A commit is idempotent: its id is remembered with the answer (trap 13).
 use super::ops::next_node;
 use super::redo::{Note, note};
+use super::vaults::{may_hold, may_put};
 use super::{
     Store, VERSIONS_MAX, at_rev, charge, journal, lookup, next_rev, path_of, room_for, to_i64,
 };
@@ -181,7 +182,10 @@ impl Store {
             Some((id, rev)) => {
                 at_rev(&tx, id, rev)?;
             }
-            None => room_for(&tx, req.parent, &req.name, 0)?,
+            None => {
+                room_for(&tx, req.parent, &req.name, 0)?;
+                may_put(&tx, req.parent, &req.name, req.size)?;
+            }
         }
         room(&tx, self.quota, to_i64(req.size))?;
         let (node, rev) = req.replace.unwrap_or((0, 0));
@@ -344,7 +348,8 @@ impl Store {
         self.files.seal(At(Area::Own, &own), size, b.mtime_ns, b.exec)?;
         let inode = self.files.stat(At(Area::Own, &own))?.map_or(0, |s| s.inode);
         let tx = self.db.transaction()?;
-        let new = New { hash, inode, own: &own, ms, who };
+        let files = &*self.files;
+        let new = New { hash, inode, own: &own, files, ms, who };
         let info = put_rows(&tx, &b, &new, &mut HashMap::new())?;
         charge(&tx, to_i64(size))?;
         tx.execute("DELETE FROM upload WHERE id = ?1", [id])?;
@@ -377,6 +382,7 @@ pub(super) struct New<'a> {
     pub hash: [u8; 32],
     pub inode: u64,
     pub own: &'a str,
+    pub files: &'a dyn Files,
     pub ms: i64,
     pub who: &'a str,
 }
@@ -395,10 +401,14 @@ pub(super) fn put_rows(
             if old.kind != Kind::File {
                 return Err(SyncError::Invalid(format!("{:?} is a directory", old.name)));
             }
+            let path = path_of(tx, node)?;
+            may_hold(tx, old.parent, &old.name, new.files, new.own, Some(&path))?;
             old.id
         }
         None => {
             room_for(tx, b.parent, &b.name, 0)?;
+            may_put(tx, b.parent, &b.name, b.size)?;
+            may_hold(tx, b.parent, &b.name, new.files, new.own, None)?;
             next_node(tx)?
         }
     };
