@@ -19,8 +19,8 @@ pub mod stat;
 pub mod statfs;
 pub mod sync;
 pub mod sync_admin;
+pub mod sync_args;
 pub mod sync_vault;
-mod sync_vault;
 pub mod umount;
 pub mod viewdist;
 

@@ -1,6 +1,7 @@
 //! `pvfs2 sync`: the thin sync service. Its server, and the daemon and tools of a device; all of them
 //! are in the crate `pvfs2-sync`, this file is their command line.
 use super::sync_admin::{self, BackupCommand, RootArgs};
+use super::sync_args::{IgnoreArgs, LimitArgs, ScheduleArgs, SelectArgs};
 use super::sync_vault::{self, FolderArgs, OpenArgs};
 use crate::output;
 use crate::signals::StopSignals;
@@ -84,59 +85,6 @@ pub enum What {
     Lock(FolderArgs),
     /// Change the passphrase of an encrypted folder
     Passphrase(OpenArgs),
-}
-
-/// Arguments of `pvfs2 sync schedule`.
-#[derive(clap::Args, Debug)]
-pub struct ScheduleArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub state: StateArgs,
-    /// `always`, `every 15 min`, `22:00-06:00` (local time) or `manual`
-    #[arg(value_name = "WHEN")]
-    pub when: Vec<String>,
-}
-
-/// Arguments of `pvfs2 sync limit`.
-#[derive(clap::Args, Debug)]
-pub struct LimitArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub state: StateArgs,
-    /// Bytes per second sent, with a suffix K, M, G; 0: no limit
-    #[arg(long, value_name = "RATE")]
-    pub up: Option<String>,
-    /// Bytes per second fetched
-    #[arg(long, value_name = "RATE")]
-    pub down: Option<String>,
-}
-
-/// Arguments of `pvfs2 sync ignore`.
-#[derive(clap::Args, Debug)]
-pub struct IgnoreArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub state: StateArgs,
-    /// Patterns in the syntax of .gitignore; those for all devices are in the file .pvfs2syncignore
-    #[arg(value_name = "PATTERN")]
-    pub patterns: Vec<String>,
-    /// Take these patterns away instead
-    #[arg(long, requires = "patterns")]
-    pub remove: bool,
-}
-
-/// Arguments of `pvfs2 sync select`.
-#[derive(clap::Args, Debug)]
-pub struct SelectArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub state: StateArgs,
-    /// Only these folders, relative to the synchronised one
-    #[arg(value_name = "FOLDER", conflicts_with = "all")]
-    pub folders: Vec<String>,
-    /// All folders again
-    #[arg(long)]
-    pub all: bool,
 }
 
 /// Arguments of `pvfs2 sync quickstart`.

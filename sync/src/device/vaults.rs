@@ -120,15 +120,16 @@ impl Pass<'_> {
     fn key_file(&mut self, key: Key, id: KeyId, closed: bool) -> Result<()> {
         let (Key::Node(node), Some(r)) = (key, self.r.get(key).cloned()) else { return Ok(()) };
         if r.content.hash == id {
-            if let Some((text, file)) = self.key_texts.0.get(&node).cloned() {
-                let path = self.path(key)?;
-                self.write_key_file(&path, &text, Some((node, file)))?;
-            }
+            // Remembered first: what is agreed on below must be known to lie in it.
             if let Some(mut s) = self.s.get(key).cloned()
                 && s.content.hash != id
             {
                 s.content.hash = id;
                 self.agree(node, s, None)?;
+            }
+            if let Some((text, file)) = self.key_texts.0.get(&node).cloned() {
+                let path = self.path(key)?;
+                self.write_key_file(&path, &text, Some((node, file)))?;
             }
             return Ok(());
         }
