@@ -1,39 +1,46 @@
 //! Small sequential writes, joined before they travel.
 //!
 //! While this client alone has a striped file open for writing, its metadata server says so with the
-//! open (a *right*, by number), and small writes that follow each other are gathered here and sent as
-//! one: when [`JOINED_BYTES_MAX`] have come, after [`JOINED_NS_MAX`], and before anything that must
-//! see them ([`Machine::touches`]: reading, attributes, truncation, fsync, close, ...). The background
-//! thread sends them (`Joins::next_job`); meanwhile the next ones gather.
+//! open (a *right*, by number), and small writes that follow each other are gathered here, in blocks of
+//! [`JOINED_BYTES_MAX`] (`blocks.rs`), and sent as one: when a block is full, after [`JOINED_NS_MAX`],
+//! and before anything that must see them ([`Machine::touches`]: reading, attributes, truncation, fsync,
+//! close, ...). The background thread sends them (`Joins::next_job`); meanwhile the next ones gather.
+//! Several writers of one file, each with its own stride or its own part of it, gather side by side.
 //!
 //! | event | what happens |
 //! |---|---|
 //! | the server recalls the right, or the connection to it is cut | no more is joined, what is here is written out, the right is given back (not after a cut: the server gave it up) |
-//! | a write goes elsewhere while something is held back | it waits for that; from then on sixteen writes must follow each other before any is joined, until a whole mebibyte has been again |
-//! | a write-out fails | its bytes and those that have gathered behind them are lost, so that the file ends where it failed; they count in no size any more; the next write, flush or fsync of each open tells it, once |
+//! | a write that is not joined meets bytes that are held back | it waits until they are written |
+//! | a block has come to little more than one write to each place | from then on sixteen writes more must follow others than do not before any is joined, until a block is full again |
+//! | somebody waits for what is held back | no more is joined until all is written |
+//! | a write-out fails | its bytes and those that have gathered behind them are lost; they count in no size any more; the next write, flush or fsync of each open tells it, once |
 //! | the client was stopped (SIGSTOP, a suspended machine) for so long that its session may have ended | before anything is written out the server is asked whether the right is still held; if not, others may have written since, and the bytes are lost |
 //! | the client stops | everything is written out first |
 //!
 //! Owner of: joined bytes, from the write's answer until the I/O servers have them. Invariants: one
-//! write-out of a file at a time, in the order of the writes; a write that is not joined waits for
-//! those before it; a right's number that was given up is never taken up again, nor one that was
-//! recalled before it came.
+//! write-out of a file at a time; writes of the same bytes reach the servers in their order (others as
+//! from a page cache, in any); a right's number that was given up is never taken up again, nor one that
+//! was recalled before it came.
 //!
 //! [`Machine::touches`]: crate::machine::Machine::touches
 use crate::machine::pause;
 use crate::open_table::{FileState, OpenFile};
 use crate::sys::write::must_clear_suidgid;
+use blocks::{Block, Blocks};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use pvfs2_bmi::client::{Signal, signalled};
 use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result, ServerId};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Most bytes that are joined into one write; writes end at multiples of it.
+mod blocks;
+
+/// Most bytes that are joined into one write; joined writes end at multiples of it.
 pub const JOINED_BYTES_MAX: usize = 1 << 20;
 /// Longest write that is joined: a longer one costs less than the copy.
 pub const WRITE_BYTES_MAX: usize = 128 << 10;
@@ -41,9 +48,11 @@ pub const WRITE_BYTES_MAX: usize = 128 << 10;
 pub const JOINED_NS_MAX: i64 = 500_000_000;
 /// Most bytes that are held back, of all files together.
 pub const ALL_BYTES_MAX: usize = 64 << 20;
-/// How many writes must follow each other before they are joined, after some were joined that soon
-/// others did not follow.
+/// How many writes must follow others before they are joined, after some were that lay scattered;
+/// each that does not takes one away.
 const STREAK_AFTER_BREAK: u32 = 16;
+/// How many places are remembered where a write ended.
+const ENDS_MAX: usize = 8;
 /// How often the age of what is held back is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a FUSE thread waits for a write-out: before its operation moves elsewhere, or before a
@@ -59,47 +68,65 @@ pub struct Held {
     /// Rights up to this number were given up.
     given_up: u64,
     giving_back: bool,
-    file: Option<Arc<OpenFile>>,
-    logical_offset: u64,
-    bytes: Vec<u8>,
-    since_ns: i64,
-    flying: bool,
+    blocks: Blocks,
+    flying: Option<Flying>,
     out: Option<WriteOut>,
     /// Somebody waits for everything.
     wanted: bool,
-    /// Where the last write ended: only what goes on there is joined.
-    last_end: u64,
-    /// How many writes have followed each other, and how many must before any is joined.
+    /// What was answered up to this time is to be sent.
+    due_ns: Option<i64>,
+    /// Where the last writes ended: what goes on there follows them.
+    ends: VecDeque<u64>,
+    /// How many writes have followed others, and how many must before any is joined.
     streak: u32,
     streak_needed: u32,
 }
 
+/// What is on its way.
+struct Flying {
+    start: u64,
+    covered: Vec<Range<usize>>,
+    buffered: usize,
+    written: usize,
+}
+
 impl Held {
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && !self.flying
+        self.blocks.is_empty() && self.flying.is_none()
     }
 
-    /// Whether bytes at `at` follow what has gathered.
-    fn is_followed_at(&self, at: u64) -> bool {
-        self.bytes.is_empty() || self.logical_offset + self.bytes.len() as u64 == at
-    }
-
-    /// A write comes that ends at `end`; whether it goes on where the last one ended, for long enough.
-    fn goes_on(&mut self, at: u64, end: u64) -> bool {
-        if std::mem::replace(&mut self.last_end, end) == at {
-            self.streak = self.streak.saturating_add(1);
-        } else {
-            self.streak = 0;
-            if !self.bytes.is_empty() {
-                // Several write here by turns: holding back and waiting for it would cost more.
-                self.streak_needed = STREAK_AFTER_BREAK;
-            }
+    /// A write of `range` comes; whether it goes on where one of the last ended, or where others
+    /// gather, and enough have.
+    fn goes_on(&mut self, range: &Range<u64>) -> bool {
+        let follows = match self.ends.iter().position(|end| *end == range.start) {
+            Some(of) => self.ends.remove(of).is_some(),
+            // The first one of a file.
+            None => self.ends.is_empty() && range.start == 0,
+        };
+        self.ends.push_back(range.end);
+        if self.ends.len() > ENDS_MAX {
+            self.ends.pop_front();
         }
-        self.streak >= self.streak_needed.max(1)
+        let near = follows || self.is_near(range.start);
+        if follows {
+            self.streak = (self.streak + 1).min(STREAK_AFTER_BREAK);
+        } else if !near {
+            self.streak = self.streak.saturating_sub(1);
+        }
+        near && self.streak >= self.streak_needed.max(1)
     }
 
-    fn has_room(&self, len: usize) -> bool {
-        self.bytes.is_empty() || self.bytes.len() + len <= room(self.logical_offset)
+    fn is_near(&self, at: u64) -> bool {
+        let flies = self.flying.as_ref().is_some_and(|f| blocks::is_near(f.start, at));
+        flies || self.blocks.are_near(at)
+    }
+
+    fn may_go(&self, block: &Block) -> bool {
+        self.wanted || self.due_ns.is_some_and(|due_ns| block.since_ns <= due_ns)
+    }
+
+    fn takes(&self, range: &Range<u64>) -> bool {
+        !self.wanted && self.blocks.have_room(range.clone())
     }
 }
 
@@ -114,6 +141,13 @@ impl Joined {
     /// Whether anything is held back.
     pub fn is_empty(&self) -> bool {
         self.held.lock().is_empty()
+    }
+
+    /// Whether bytes of `range` are held back.
+    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
+        let held = self.held.lock();
+        let flies = |f: &Flying| blocks::overlap(f.start, &f.covered, range);
+        held.flying.as_ref().is_some_and(flies) || held.blocks.overlap(range)
     }
 
     /// The last open for writing is closed, and the right with it.
@@ -138,8 +172,8 @@ pub struct WriteOut {
     pub(crate) right: u64,
     pub(crate) since_ns: i64,
     pub(crate) file: Arc<OpenFile>,
-    pub(crate) logical_offset: u64,
-    pub(crate) bytes: Bytes,
+    /// Each with its place in the file.
+    pub(crate) pieces: Vec<(u64, Bytes)>,
 }
 
 /// What the background thread is to do.
@@ -245,39 +279,37 @@ impl Joins {
             && file.write
             && state.may_join()
             && !must_clear_suidgid(file, kill_suidgid);
+        let range = at..end;
         let mut held = state.joined.held.lock();
-        let goes_on = held.goes_on(at, end);
-        if !held.has_room(data.len()) {
-            self.kick(&mut held, state);
-        }
-        if may_be && goes_on && !held.has_room(data.len()) {
-            // The last one is still on its way.
-            state.joined.landed.wait_for(&mut held, QUIET_WAIT);
-            if !held.has_room(data.len()) {
-                self.kick(&mut held, state);
+        let goes_on = held.goes_on(&range);
+        let may_be = may_be && goes_on && held.right != 0;
+        if may_be && !held.wanted && !held.takes(&range) {
+            if held.flying.is_some() {
+                state.joined.landed.wait_for(&mut held, QUIET_WAIT);
+            }
+            if !held.takes(&range) {
+                self.kick(&mut held, state, true);
             }
         }
         if let Some(e) = file.take_write_error() {
             return Err(e);
         }
-        let may = may_be && goes_on && held.right != 0 && held.is_followed_at(at);
-        if !may || !held.has_room(data.len()) {
+        // The right may have gone meanwhile.
+        if !may_be || held.right == 0 || !held.takes(&range) {
             return Ok(false);
         }
-        if held.bytes.is_empty() {
-            if self.bytes.load(Ordering::Relaxed) + JOINED_BYTES_MAX > ALL_BYTES_MAX {
-                return Ok(false);
-            }
-            (held.logical_offset, held.since_ns) = (at, now_ns);
-            held.file = Some(file.clone());
+        if self.bytes.load(Ordering::Relaxed) + 2 * JOINED_BYTES_MAX > ALL_BYTES_MAX {
+            return Ok(false);
+        }
+        if held.blocks.is_empty() {
             self.list(state);
         }
-        held.bytes.extend_from_slice(data);
-        self.bytes.fetch_add(data.len(), Ordering::Relaxed);
+        let (more, full) = held.blocks.put(at, data, now_ns, file);
+        self.bytes.fetch_add(more, Ordering::Relaxed);
         state.joined_up_to(end);
-        if held.bytes.len() >= room(held.logical_offset) {
+        if full {
             held.streak_needed = 1;
-            self.kick(&mut held, state);
+            self.kick(&mut held, state, false);
         }
         Ok(true)
     }
@@ -303,20 +335,27 @@ impl Joins {
         self.more.notify_one();
     }
 
-    /// Sends what has gathered, unless a part of the file is on its way.
-    fn kick(&self, held: &mut Held, state: &Arc<FileState>) {
-        if held.flying || held.bytes.is_empty() {
+    /// Sends a block that is full or due, or else, where room is needed, the first one, unless one is
+    /// on its way.
+    fn kick(&self, held: &mut Held, state: &Arc<FileState>, for_room: bool) {
+        if held.flying.is_some() {
             return;
         }
-        let Some(file) = held.file.clone() else { return };
-        // The next ones will probably be as many.
-        let next = Vec::with_capacity(held.bytes.len());
-        let bytes = Bytes::from(std::mem::replace(&mut held.bytes, next));
+        let mut blocks = std::mem::take(&mut held.blocks);
+        let block = blocks.take(|b| held.may_go(b)).or_else(|| blocks.take(|_| for_room));
+        held.blocks = blocks;
+        let Some(block) = block else { return };
+        if block.is_scattered() {
+            // Holding back costs more than it saves.
+            (held.streak, held.streak_needed) = (0, STREAK_AFTER_BREAK);
+        }
+        let (buffered, written) = (block.buffered(), block.written());
+        let (start, covered) = block.ranges();
+        held.flying = Some(Flying { start, covered, buffered, written });
         // A right that is being given up is held until that is told.
         let right = held.right.max(held.given_up);
-        let (since_ns, logical_offset) = (held.since_ns, held.logical_offset);
-        held.out = Some(WriteOut { right, since_ns, file, logical_offset, bytes });
-        held.flying = true;
+        let (since_ns, file) = (block.since_ns, block.file.clone());
+        held.out = Some(WriteOut { right, since_ns, file, pieces: block.into_pieces() });
         self.push(Job::WriteOut(state.clone()));
     }
 
@@ -325,30 +364,27 @@ impl Joins {
         state.joined.held.lock().out.take()
     }
 
-    /// A write-out of `len` bytes has ended; how many bytes are lost with it where it failed.
-    pub(crate) fn landed(
-        &self,
-        state: &Arc<FileState>,
-        len: usize,
-        failed: Option<PvfsError>,
-    ) -> usize {
-        self.bytes.fetch_sub(len, Ordering::Relaxed);
+    /// A write-out has ended; how many bytes are lost with it where it failed.
+    pub(crate) fn landed(&self, state: &Arc<FileState>, failed: Option<PvfsError>) -> usize {
         let mut held = state.joined.held.lock();
-        held.flying = false;
-        let mut lost = 0;
-        if let Some(e) = failed {
-            let behind = std::mem::take(&mut held.bytes).len();
-            self.bytes.fetch_sub(behind, Ordering::Relaxed);
-            lost = len + behind;
-            state.set_write_error(e);
+        let (mut buffered, mut lost) = (0, 0);
+        if let Some(flown) = held.flying.take() {
+            buffered = flown.buffered;
+            lost = flown.written;
         }
-        if held.wanted || held.bytes.len() >= room(held.logical_offset) {
-            self.kick(&mut held, state);
+        match failed {
+            Some(e) => {
+                let (behind, written) = held.blocks.clear();
+                buffered += behind;
+                lost += written;
+                state.set_write_error(e);
+            }
+            None => lost = 0,
         }
+        self.bytes.fetch_sub(buffered, Ordering::Relaxed);
+        self.kick(&mut held, state, false);
         if held.is_empty() {
-            held.wanted = false;
-            held.file = None;
-            held.bytes = Vec::new();
+            (held.wanted, held.due_ns) = (false, None);
             state.nothing_joined();
             if self.files.lock().remove(&state.handle.0).is_some() {
                 self.count.fetch_sub(1, Ordering::AcqRel);
@@ -390,7 +426,7 @@ impl Joins {
                     return Ok(());
                 }
                 held.wanted = true;
-                self.kick(&mut held, state);
+                self.kick(&mut held, state, false);
                 if !can_wait && !state.joined.landed.wait_until(&mut held, until).timed_out() {
                     continue;
                 }
@@ -443,7 +479,7 @@ impl Joins {
         held.given_up = held.given_up.max(held.right);
         held.right = 0;
         held.wanted = !held.is_empty();
-        self.kick(held, state);
+        self.kick(held, state, false);
     }
 
     /// The connection to a server was cut, and with it the way of its recalls.
@@ -470,9 +506,8 @@ impl Joins {
         let files: Vec<Arc<FileState>> = self.files.lock().values().cloned().collect();
         for state in files {
             let mut held = state.joined.held.lock();
-            if held.since_ns <= before_ns {
-                self.kick(&mut held, &state);
-            }
+            held.due_ns = Some(before_ns);
+            self.kick(&mut held, &state, false);
         }
     }
 
@@ -506,11 +541,6 @@ impl Joins {
             }
         }
     }
-}
-
-/// Bytes that are joined from an offset on: to the next multiple of [`JOINED_BYTES_MAX`].
-fn room(logical_offset: u64) -> usize {
-    JOINED_BYTES_MAX - (logical_offset % JOINED_BYTES_MAX as u64) as usize
 }
 
 #[cfg(test)]

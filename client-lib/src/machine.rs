@@ -16,6 +16,7 @@ use pvfs2_proto::op::{Cred, GetattrRequest};
 use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
 use smallvec::SmallVec;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,10 @@ pub trait Machine: Send {
     /// them (see [`crate::joining`]) is written out first.
     fn touches(&self) -> SmallVec<[Handle; 2]> {
         SmallVec::new()
+    }
+    /// Of what it touches only these bytes, where it neither asks for nor changes anything else.
+    fn touches_only(&self) -> Option<Range<u64>> {
+        None
     }
     /// The name that it may add to a directory (see [`crate::name_rights`]).
     fn adds(&self) -> Option<(Handle, &[u8])> {
@@ -297,7 +302,10 @@ async fn drive<M: Machine, N: Net>(
 ) -> Result<M::Out> {
     if client.joins().any() {
         for handle in machine.touches() {
-            if let Some(file) = client.opens().get(handle) {
+            let only = machine.touches_only();
+            if let Some(file) = client.opens().get(handle)
+                && only.is_none_or(|range| file.joined.overlaps(&range))
+            {
                 client.joins().settle(&file, op.cx.caller_tid).await?;
             }
         }

@@ -29,6 +29,20 @@ fn jobs(joins: &Joins) -> Vec<&'static str> {
     std::iter::from_fn(|| joins.pop()).map(word).collect()
 }
 
+/// What is to be written out: where, and which bytes.
+fn out(joins: &Joins, file: &OpenFile) -> Vec<(u64, Vec<u8>)> {
+    let pieces = joins.take_out(&file.state).map_or(Vec::new(), |out| out.pieces);
+    pieces.into_iter().map(|(at, bytes)| (at, bytes.to_vec())).collect()
+}
+
+/// How much of it, and from where on: one piece.
+fn out_len(joins: &Joins, file: &OpenFile) -> (u64, usize) {
+    match &out(joins, file)[..] {
+        [(at, bytes)] => (*at, bytes.len()),
+        pieces => panic!("{} pieces", pieces.len()),
+    }
+}
+
 fn recall(joins: &Joins, file: &Arc<OpenFile>, right: u64) {
     joins.recall(3, file.handle, right, || Some(file.state.clone()));
 }
@@ -42,22 +56,55 @@ fn what_follows_is_joined_up_to_a_mebibyte() {
         assert!(joins.add(&file, i * 4096, &step, false, 0).unwrap(), "write {i}");
     }
     assert_eq!(jobs(&joins), ["write out"]);
-    let out = joins.take_out(&file.state).unwrap();
-    assert_eq!((out.logical_offset, out.bytes.len()), (0, JOINED_BYTES_MAX));
+    assert_eq!(out_len(&joins, &file), (0, JOINED_BYTES_MAX));
     assert_eq!(file.state.own().end, 1 << 20, "stat knows of them");
     // The next ones gather while it is on its way, and go when it has landed, as far as they are full.
-    for i in 256..512 {
+    let room = (1 + blocks::BLOCKS_MAX as u64) << 20;
+    for i in 256..room / 4096 {
         assert!(joins.add(&file, i * 4096, &step, false, 0).unwrap(), "write {i}");
     }
-    assert!(!joins.add(&file, 512 * 4096, &step, false, 0).unwrap(), "both are full");
-    assert!(jobs(&joins).is_empty());
-    joins.landed(&file.state, out.bytes.len(), None);
-    assert_eq!(jobs(&joins), ["write out"]);
-    let out = joins.take_out(&file.state).unwrap();
-    assert_eq!((out.logical_offset, out.bytes.len()), (1 << 20, JOINED_BYTES_MAX));
-    joins.landed(&file.state, out.bytes.len(), None);
+    assert!(!joins.add(&file, room, &step, false, 0).unwrap(), "all are full");
+    assert!(file.state.joined.overlaps(&(room - 1..room)) && jobs(&joins).is_empty());
+    assert!(!file.state.joined.overlaps(&(room..room + 4096)), "that one need not wait");
+    for mib in 1..1 + blocks::BLOCKS_MAX as u64 {
+        joins.landed(&file.state, None);
+        assert_eq!(jobs(&joins), ["write out"]);
+        assert_eq!(out_len(&joins, &file), (mib << 20, JOINED_BYTES_MAX));
+    }
+    joins.landed(&file.state, None);
     assert!(!joins.any() && file.state.joined.is_empty());
     assert_eq!(joins.bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn several_writers_of_one_file_gather_side_by_side() {
+    let (joins, _table, file) = opened(4);
+    jobs(&joins);
+    const RECORD: u64 = 47_008;
+    // As the kernel cuts records that begin and end amid pages: to the next page, and the rest.
+    let add = |record: u64| {
+        let (at, end) = (record * RECORD, (record + 1) * RECORD);
+        let cut = at.next_multiple_of(4096);
+        for (from, to) in [(at, cut), (cut, end)] {
+            let data = vec![record as u8; (to - from) as usize];
+            assert!(from == to || joins.add(&file, from, &data, false, 0).unwrap(), "{record}");
+        }
+    };
+    let mut written = 0;
+    for round in 0..100 {
+        // Four writers, one of them three records ahead.
+        for record in [4 * round, 4 * round + 2, 4 * round + 3, 4 * round + 13] {
+            add(record);
+        }
+        for job in jobs(&joins) {
+            assert_eq!(job, "write out");
+            let (_, len) = out_len(&joins, &file);
+            written += len;
+            joins.landed(&file.state, None);
+        }
+    }
+    // What the first record of the fourth writer lacks, and the end.
+    assert!(written >= 16 << 20, "{written}");
 }
 
 #[test]
@@ -67,7 +114,7 @@ fn only_with_the_right_and_only_what_goes_on() {
     let (joins, _table, file) = opened(4);
     assert!(!joins.add(&file, 5, b"abc", false, 0).unwrap(), "not where the last one ended");
     assert!(joins.add(&file, 8, b"abc", false, 0).unwrap(), "but this is");
-    assert!(!joins.add(&file, 0, b"abc", false, 0).unwrap(), "back");
+    assert!(!joins.add(&file, 9 << 20, b"abc", false, 0).unwrap(), "elsewhere");
     assert!(!joins.add(&file, 3, &vec![0; WRITE_BYTES_MAX + 1], false, 0).unwrap(), "long");
     let (joins, table, _) = opened(4);
     let mut quota = Attr { handle: 10, ..striped() };
@@ -84,27 +131,39 @@ fn only_with_the_right_and_only_what_goes_on() {
 }
 
 #[test]
-fn who_write_by_turns_do_not_wait_for_each_other() {
+fn who_write_here_and_there_is_soon_left_alone() {
     let (joins, _table, file) = opened(4);
     let add = |at: u64| joins.add(&file, at, &[1; 4096], false, 0).unwrap();
     assert!(add(0), "what goes on");
-    // Two places, in runs of four: after the first break none is joined.
-    for round in 0..20u64 {
-        for place in [1 << 30, 0] {
-            for i in 0..4 {
-                assert!(!add(place + (round * 4 + i) * 4096), "round {round}");
-            }
-            let out = joins.take_out(&file.state);
-            out.inspect(|out| _ = joins.landed(&file.state, out.bytes.len(), None));
-            joins.kick_all();
-        }
-    }
-    let out = joins.take_out(&file.state);
-    out.inspect(|out| _ = joins.landed(&file.state, out.bytes.len(), None));
-    // One alone for a while: joined again, and after a full one at once.
+    // Others in its neighbourhood, each by itself.
+    assert!(add(5 * 4096) && add(90 * 4096) && add(200 * 4096));
+    joins.kick_all();
+    assert_eq!(out(&joins, &file).len(), 4);
+    joins.landed(&file.state, None);
+    assert!(!add(201 * 4096) && !add(202 * 4096) && !add(7 * 4096));
+    // One alone for a while: joined again.
     let at = 2 << 30;
     let joined = (0..u64::from(STREAK_AFTER_BREAK) + 2).map(|i| add(at + i * 4096));
     assert_eq!(joined.filter(|j| *j).count(), 2);
+    assert!(!add(0) && !add(50 << 20), "elsewhere");
+}
+
+#[test]
+fn while_somebody_waits_nothing_gathers() {
+    let (joins, _table, file) = opened(4);
+    assert!(joins.add(&file, 0, b"abc", false, 0).unwrap());
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    rt.block_on(async {
+        let settled = joins.settle(&file.state, 0);
+        tokio::pin!(settled);
+        let soon = Duration::from_millis(5);
+        assert!(tokio::time::timeout(soon, settled.as_mut()).await.is_err());
+        assert!(!joins.add(&file, 3, b"def", false, 0).unwrap());
+        assert!(!file.state.joined.overlaps(&(3..6)), "it need not wait");
+        joins.landed(&file.state, None);
+        settled.await.unwrap();
+    });
+    assert!(joins.add(&file, 6, b"ghi", false, 0).unwrap());
 }
 
 #[test]
@@ -117,8 +176,7 @@ fn a_recall_writes_out_and_ends_the_right_for_good() {
     assert_eq!(jobs(&joins), ["write out", "give back"], "once, however often it is asked for");
     assert!(!joins.add(&file, 3, b"def", false, 0).unwrap());
     assert_eq!(joins.given_up(&file.state), 4);
-    let out = joins.take_out(&file.state).unwrap();
-    joins.landed(&file.state, out.bytes.len(), None);
+    joins.landed(&file.state, None);
     joins.gave_back(&file.state);
     file.state.joined.granted(4);
     assert!(
@@ -153,6 +211,7 @@ fn the_old_is_sent_and_who_waits_gets_everything() {
     joins.kick_old(1_000);
     assert_eq!(jobs(&joins), ["write out"]);
     assert!(joins.add(&file, 3, b"def", false, 2_000).unwrap());
+    assert!(jobs(&joins).is_empty(), "one at a time");
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     rt.block_on(async {
         let settled = joins.settle(&file.state, 0);
@@ -160,9 +219,9 @@ fn the_old_is_sent_and_who_waits_gets_everything() {
         let soon = Duration::from_millis(5);
         assert!(tokio::time::timeout(soon, settled.as_mut()).await.is_err());
         for want in [&b"abc"[..], b"def"] {
-            let out = joins.take_out(&file.state).unwrap();
-            assert_eq!(out.bytes, want);
-            joins.landed(&file.state, out.bytes.len(), None);
+            let [(_, bytes)] = &out(&joins, &file)[..] else { panic!("one piece") };
+            assert_eq!(bytes, want);
+            joins.landed(&file.state, None);
         }
         settled.await.unwrap();
     });
@@ -180,9 +239,8 @@ fn what_fails_is_lost_with_what_follows_and_each_open_hears_of_it_once() {
     assert!(joins.add(&file, 4, b"efgh", false, 0).unwrap());
     joins.kick_all();
     assert_eq!((jobs(&joins), file.state.own().end), (vec!["write out"], 8));
-    let out = joins.take_out(&file.state).unwrap();
     let full = || PvfsError::new(ErrorCode::NoSpace, "full");
-    assert_eq!(joins.landed(&file.state, out.bytes.len(), Some(full())), 8);
+    assert_eq!(joins.landed(&file.state, Some(full())), 8);
     assert_eq!((jobs(&joins), file.state.own().end), (vec![], 4), "what is lost does not count");
     assert!(!joins.any() && joins.bytes.load(Ordering::Relaxed) == 0);
     let late = OpenFile::new(&table, striped(), (true, true), None);
@@ -201,13 +259,22 @@ fn what_fails_is_lost_with_what_follows_and_each_open_hears_of_it_once() {
 }
 
 #[test]
-fn only_what_follows_what_has_gathered_is_put_behind_it() {
+fn what_is_written_again_counts() {
     let (joins, _table, file) = opened(4);
-    assert!(joins.add(&file, 0, b"abcd", false, 0).unwrap());
+    assert!(joins.add(&file, 0, b"abcdef", false, 0).unwrap());
+    for xy in [b"vw", b"XY"] {
+        assert!(joins.add(&file, 2, xy, false, 0).unwrap(), "in what has gathered");
+    }
+    assert!(joins.add(&file, 10, b"k", false, 0).unwrap(), "and near it");
     let long = vec![0; WRITE_BYTES_MAX + 1];
     assert!(!joins.add(&file, 100, &long, false, 0).unwrap());
-    let end = 100 + long.len() as u64;
-    assert!(!joins.add(&file, end, b"efgh", false, 0).unwrap(), "there is something else to send");
+    joins.kick_all();
+    // The same bytes once more, while they are on their way: behind them.
+    assert!(joins.add(&file, 0, b"12", false, 0).unwrap());
+    assert_eq!(out(&joins, &file), [(0, b"abXYef".to_vec()), (10, b"k".to_vec())]);
+    assert!(joins.take_out(&file.state).is_none());
+    joins.landed(&file.state, None);
+    assert_eq!(out(&joins, &file), [(0, b"12".to_vec())]);
 }
 
 #[test]

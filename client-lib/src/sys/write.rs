@@ -15,7 +15,6 @@
 //! that was answered is not sent again when another part stalls, so no server writes twice.
 //! Errors: `NoSpace`, `FileTooBig`, `Stale`, `Damaged`, `ReadOnly`, `Quota`.
 use crate::io_plan::IoPlan;
-use crate::joining::WriteOut;
 use crate::machine::{Cx, Machine, OpState, Step, run};
 use crate::open_table::OpenFile;
 use crate::sys::{Lent, keep, keep_or_drop, object_failed};
@@ -30,6 +29,7 @@ use pvfs2_proto::op::{
 };
 use pvfs2_proto::{AttrFlags, ErrorCode, PvfsError, Result, SetAttr};
 use smallvec::{SmallVec, smallvec};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -73,6 +73,10 @@ impl WriteFlow {
 
     fn touches(&self) -> SmallVec<[Handle; 2]> {
         if self.joined { SmallVec::new() } else { smallvec![self.file.handle] }
+    }
+
+    fn range(&self, len: usize) -> Range<u64> {
+        self.logical_offset..self.logical_offset.saturating_add(len as u64)
     }
 
     fn state(&self) -> &'static str {
@@ -319,10 +323,10 @@ impl Write {
     }
 
     /// Writes what was held back.
-    pub(crate) fn joined(out: WriteOut) -> Write {
-        let mut flow = WriteFlow::new(out.file, out.logical_offset, false);
+    pub(crate) fn joined(file: Arc<OpenFile>, logical_offset: u64, data: Bytes) -> Write {
+        let mut flow = WriteFlow::new(file, logical_offset, false);
         flow.joined = true;
-        Write { flow, data: out.bytes }
+        Write { flow, data }
     }
 }
 
@@ -334,6 +338,9 @@ impl Machine for Write {
     }
     fn touches(&self) -> SmallVec<[Handle; 2]> {
         self.flow.touches()
+    }
+    fn touches_only(&self) -> Option<Range<u64>> {
+        Some(self.flow.range(self.data.len()))
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
         self.flow.step(cx, &self.data).await
@@ -353,6 +360,9 @@ impl Machine for WriteFrom<'_> {
     }
     fn touches(&self) -> SmallVec<[Handle; 2]> {
         self.flow.touches()
+    }
+    fn touches_only(&self) -> Option<Range<u64>> {
+        Some(self.flow.range(self.data.len()))
     }
     async fn step<N: Net>(&mut self, cx: &mut Cx<'_, N>) -> Result<Step<usize>> {
         self.flow.step(cx, self.data).await

@@ -1,0 +1,302 @@
+//! What is held back of one file, in blocks of [`JOINED_BYTES_MAX`] that fill up.
+//!
+//! Pure. Invariants: a block's covered ranges ascend and do not touch; of two writes of the same byte
+//! the later one counts; blocks stand in the order of their first writes, one at most for each place.
+use super::JOINED_BYTES_MAX;
+use crate::open_table::OpenFile;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Blocks of one file that gather at once: as far as several writers of it may be apart.
+pub const BLOCKS_MAX: usize = 4;
+
+/// One block.
+pub struct Block {
+    /// Where it begins in the file.
+    start: u64,
+    bytes: Vec<u8>,
+    covered: Vec<Range<usize>>,
+    writes: usize,
+    /// When the first of its bytes was answered.
+    pub since_ns: i64,
+    /// By which open it came.
+    pub file: Arc<OpenFile>,
+}
+
+impl Block {
+    fn put(&mut self, mut from: usize, data: &[u8]) {
+        let mut to = from + data.len();
+        if from > self.bytes.len() {
+            self.bytes.resize(from, 0);
+        }
+        let (over, behind) = data.split_at(data.len().min(self.bytes.len() - from));
+        self.bytes[from..from + over.len()].copy_from_slice(over);
+        self.bytes.extend_from_slice(behind);
+        self.writes += 1;
+        let first = self.covered.partition_point(|r| r.end < from);
+        let last = self.covered.partition_point(|r| r.start <= to);
+        if let Some(touched) = self.covered.get(first..last).filter(|t| !t.is_empty()) {
+            from = from.min(touched.first().map_or(from, |r| r.start));
+            to = to.max(touched.last().map_or(to, |r| r.end));
+        }
+        self.covered.splice(first..last, std::iter::once(from..to));
+    }
+
+    /// Whether nothing of it is missing.
+    pub fn is_full(&self) -> bool {
+        self.covered.first().is_some_and(|r| r.len() == JOINED_BYTES_MAX)
+    }
+
+    /// Whether it has come to little more than one write to each place: not worth the copy.
+    pub fn is_scattered(&self) -> bool {
+        self.covered.len() > 2 && self.writes <= self.covered.len() * 5 / 4
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn buffered(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes that were written.
+    pub fn written(&self) -> usize {
+        self.covered.iter().map(Range::len).sum()
+    }
+
+    /// Whether any byte of `range` of the file was written.
+    pub fn overlaps(&self, range: &Range<u64>) -> bool {
+        overlap(self.start, &self.covered, range)
+    }
+
+    /// Where it begins, and which of its bytes were written.
+    pub fn ranges(&self) -> (u64, Vec<Range<usize>>) {
+        (self.start, self.covered.clone())
+    }
+
+    /// What is to be written, each piece with its place in the file.
+    pub fn into_pieces(self) -> Vec<(u64, Bytes)> {
+        let bytes = Bytes::from(self.bytes);
+        let piece = |r: Range<usize>| (self.start + r.start as u64, bytes.slice(r));
+        self.covered.into_iter().map(piece).collect()
+    }
+}
+
+/// The blocks of one file that gather.
+#[derive(Default)]
+pub struct Blocks {
+    blocks: VecDeque<Block>,
+    /// How large the next one will probably become.
+    likely: usize,
+}
+
+/// Where a byte's block begins, and the byte in it.
+fn place(at: u64) -> (u64, usize) {
+    let within = at % JOINED_BYTES_MAX as u64;
+    (at - within, within as usize)
+}
+
+/// Whether any byte of `range` lies in those of `covered`, which count from `start`.
+pub fn overlap(start: u64, covered: &[Range<usize>], range: &Range<u64>) -> bool {
+    let meets = |r: &Range<usize>| {
+        start + (r.start as u64) < range.end && range.start < start + r.end as u64
+    };
+    covered.iter().any(meets)
+}
+
+/// Whether two bytes lie in one block, or in two beside each other.
+pub fn is_near(a: u64, b: u64) -> bool {
+    place(a).0.abs_diff(place(b).0) <= JOINED_BYTES_MAX as u64
+}
+
+/// The starts of the blocks in which the bytes of `range` lie.
+fn starts(range: Range<u64>) -> impl Iterator<Item = u64> {
+    (place(range.start).0..range.end).step_by(JOINED_BYTES_MAX)
+}
+
+impl Blocks {
+    /// Whether nothing gathers.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    fn of(&self, start: u64) -> Option<usize> {
+        self.blocks.iter().position(|b| b.start == start)
+    }
+
+    /// Whether a write of `range` would fit.
+    pub fn have_room(&self, range: Range<u64>) -> bool {
+        let new = starts(range).filter(|s| self.of(*s).is_none()).count();
+        self.blocks.len() + new <= BLOCKS_MAX
+    }
+
+    /// Whether `at` lies in a block that gathers, or in one beside it.
+    pub fn are_near(&self, at: u64) -> bool {
+        self.blocks.iter().any(|b| is_near(b.start, at))
+    }
+
+    /// Whether any byte of `range` gathers.
+    pub fn overlap(&self, range: &Range<u64>) -> bool {
+        self.blocks.iter().any(|b| b.overlaps(range))
+    }
+
+    /// Puts a write in; how many bytes more that takes, and whether it made a block full.
+    pub fn put(
+        &mut self,
+        at: u64,
+        mut data: &[u8],
+        now_ns: i64,
+        file: &Arc<OpenFile>,
+    ) -> (usize, bool) {
+        let (mut more, mut full, mut at) = (0, false, at);
+        while !data.is_empty() {
+            let (start, within) = place(at);
+            let (now, later) = data.split_at(data.len().min(JOINED_BYTES_MAX - within));
+            let index = self.of(start).unwrap_or_else(|| {
+                self.blocks.push_back(Block {
+                    start,
+                    bytes: Vec::with_capacity(self.likely),
+                    covered: Vec::new(),
+                    writes: 0,
+                    since_ns: now_ns,
+                    file: file.clone(),
+                });
+                self.blocks.len() - 1
+            });
+            let block = &mut self.blocks[index];
+            let before = block.buffered();
+            block.put(within, now);
+            more += block.buffered() - before;
+            full |= block.is_full();
+            (data, at) = (later, at + now.len() as u64);
+        }
+        (more, full)
+    }
+
+    /// Takes the first one out that `may_go`, or of those that are full.
+    pub fn take(&mut self, may_go: impl Fn(&Block) -> bool) -> Option<Block> {
+        let index = self.blocks.iter().position(|b| b.is_full() || may_go(b))?;
+        let block = self.blocks.remove(index)?;
+        self.likely = block.buffered();
+        Some(block)
+    }
+
+    /// Loses everything; how many bytes that took, and how many were written.
+    pub fn clear(&mut self) -> (usize, usize) {
+        let lost = |(a, b): (usize, usize), x: &Block| (a + x.buffered(), b + x.written());
+        let sums = self.blocks.iter().fold((0, 0), lost);
+        self.blocks.clear();
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::open_table::OpenTable;
+    use proptest::prelude::*;
+    use pvfs2_proto::Attr;
+
+    const MIB: u64 = JOINED_BYTES_MAX as u64;
+
+    fn file() -> Arc<OpenFile> {
+        OpenFile::new(
+            &OpenTable::default(),
+            Attr { handle: 9, ..Attr::default() },
+            (true, true),
+            None,
+        )
+    }
+
+    #[test]
+    fn strided_writers_fill_blocks() {
+        let (file, mut blocks) = (file(), Blocks::default());
+        const RECORD: u64 = 47_008;
+        let mut full = 0;
+        // Three writers, the first one ahead of the others by two records.
+        for round in 0..60u64 {
+            for (writer, ahead) in [(0, 2), (1, 0), (2, 0)] {
+                let at = ((round + ahead) * 3 + writer) * RECORD;
+                assert!(blocks.have_room(at..at + RECORD));
+                assert!(round == 0 || blocks.are_near(at));
+                blocks.put(at, &[1; RECORD as usize], 0, &file);
+                while let Some(block) = blocks.take(|_| false) {
+                    assert_eq!((block.written(), block.into_pieces().len()), (MIB as usize, 1));
+                    full += 1;
+                }
+            }
+        }
+        // Of the first one, two records of the first writer were never written.
+        assert_eq!(full, 7);
+        blocks.put(0, &[1; RECORD as usize], 0, &file);
+        blocks.put(3 * RECORD, &[1; RECORD as usize], 0, &file);
+        assert!(blocks.take(|_| false).is_some_and(|b| b.is_full()));
+    }
+
+    #[test]
+    fn places_far_apart_take_blocks_of_their_own() {
+        let (file, mut blocks) = (file(), Blocks::default());
+        for i in 0..BLOCKS_MAX as u64 {
+            assert!(!blocks.are_near(3 * i * MIB));
+            blocks.put(3 * i * MIB, b"abc", i as i64, &file);
+        }
+        assert!(!blocks.have_room(MIB..MIB + 1) && blocks.have_room(5..9));
+        assert!(!blocks.have_room(MIB - 1..MIB + 1), "the second half has none");
+        assert!(blocks.overlap(&(2..9)) && !blocks.overlap(&(3..9)) && !blocks.overlap(&(0..0)));
+        assert!(blocks.take(|b| b.since_ns > 7).is_none());
+        let block = blocks.take(|_| true).unwrap();
+        assert_eq!((block.ranges(), block.since_ns), ((0, vec![0..3]), 0));
+        assert!(!block.is_scattered());
+        let (more, full) = blocks.put(MIB - 2, b"abcd", 9, &file);
+        assert_eq!((more, full), (MIB as usize + 2, false), "over two blocks");
+        assert_eq!(blocks.clear(), (9 + MIB as usize + 2, 9 + 4));
+    }
+
+    #[test]
+    fn what_is_scattered_is_seen() {
+        let (file, mut blocks) = (file(), Blocks::default());
+        for at in [0, 8192, 40_960] {
+            blocks.put(at, &[1; 4096], 0, &file);
+        }
+        assert!(blocks.take(|_| true).unwrap().is_scattered());
+        for at in [0, 4096, 40_960, 45_056, 90_000] {
+            blocks.put(at, &[1; 4096], 0, &file);
+        }
+        assert!(!blocks.take(|_| true).unwrap().is_scattered(), "two, two, one");
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_out_is_what_was_put_in(
+            writes in prop::collection::vec((0u64..3000, 1usize..400, any::<u8>()), 1..40)
+        ) {
+            // Around the border of two blocks.
+            const BASE: u64 = MIB - 1500;
+            let (file, mut blocks) = (file(), Blocks::default());
+            let mut model: Vec<Option<u8>> = vec![None; 3500];
+            let mut memory = 0;
+            for (at, len, byte) in writes {
+                memory += blocks.put(BASE + at, &vec![byte; len], 0, &file).0;
+                model[at as usize..at as usize + len].fill(Some(byte));
+            }
+            for i in 0..model.len() as u64 {
+                let at = BASE + i;
+                prop_assert_eq!(blocks.overlap(&(at..at + 1)), model[i as usize].is_some());
+            }
+            let mut got: Vec<Option<u8>> = vec![None; 3500];
+            while let Some(block) = blocks.take(|_| true) {
+                memory -= block.buffered();
+                let mut last = None;
+                for (at, bytes) in block.into_pieces() {
+                    prop_assert!(last.is_none_or(|end| end < at), "ascending, not touching");
+                    last = Some(at + bytes.len() as u64);
+                    for (i, byte) in bytes.iter().enumerate() {
+                        got[(at - BASE) as usize + i] = Some(*byte);
+                    }
+                }
+            }
+            prop_assert_eq!(memory, 0);
+            prop_assert_eq!(got, model);
+        }
+    }
+}
