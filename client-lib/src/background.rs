@@ -198,14 +198,13 @@ impl<N: Net + 'static> Worker<N> {
             match job {
                 joining::Job::WriteOut(state) => {
                     let Some(out) = client.joins().take_out(&state) else { return };
-                    let mut result = worker.may_write_out(&out).await;
-                    for (at, bytes) in out.pieces {
-                        if result.is_ok() {
-                            let mut op = OpState::own(client);
-                            let mut write = Write::joined(out.file.clone(), at, bytes);
-                            result = run(&mut write, &mut op, client, net).await.map(|_| ());
+                    let result = match worker.may_write_out(&out).await {
+                        Ok(()) => {
+                            let mut write = Write::joined(out.file, out.runs, out.bytes);
+                            run(&mut write, &mut op, client, net).await
                         }
-                    }
+                        Err(e) => Err(e),
+                    };
                     let (handle, failed) = (state.handle, result.err());
                     let lost = client.joins().landed(&state, failed.clone());
                     if let Some(e) = failed {

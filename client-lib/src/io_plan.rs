@@ -2,7 +2,7 @@
 //!
 //! Place in the walks: between `sys/read.rs`, `sys/write.rs` and `proto/dist.rs`. Pure.
 //!
-//! Invariants (tested by properties): every byte of the range lies in exactly one part, at the
+//! Invariants (tested by properties): every byte of the range, or of a list of ranges, lies in exactly one part, at the
 //! place that `dist.locate` says; a part's extents ascend and do not touch; a part's bytes travel
 //! in the order of its extents, which is also their order in the file, because every distribution
 //! puts a datafile's bytes in the file's order.
@@ -25,6 +25,8 @@ pub struct Part {
     pub extents: Vec<PhysicalExtent>,
     /// Bytes of all extents.
     pub bytes: usize,
+    /// One past the last of them, in the file.
+    pub end: u64,
 }
 
 /// A plan for one range.
@@ -57,30 +59,43 @@ impl IoPlan {
         logical_offset: u64,
         len: usize,
     ) -> Result<IoPlan> {
+        IoPlan::list(map, layout, &[(logical_offset, len)])
+    }
+
+    /// The same for several ranges (offset, length), ascending and disjoint, whose bytes stand in one
+    /// buffer without gaps.
+    ///
+    /// # Errors
+    /// As [`IoPlan::new`].
+    pub fn list(map: &ClusterMap, layout: &FileLayout, runs: &[(u64, usize)]) -> Result<IoPlan> {
         let n = layout.datahandles.len() as u32;
         layout.dist.check(n)?;
-        let end = logical_offset.checked_add(len as u64).filter(|end| *end <= i64::MAX as u64);
-        let end = end.ok_or_else(|| {
-            PvfsError::new(
-                ErrorCode::FileTooBig,
-                format!("{len} bytes at {logical_offset} end beyond the largest file"),
-            )
-        })?;
+        let logical_offset = runs.first().map_or(0, |(at, _)| *at);
+        let len = runs.iter().map(|(_, len)| len).sum();
         let mut plan = IoPlan { logical_offset, len, ..Default::default() };
         let mut part_of: SmallVec<[u32; 16]> = SmallVec::from_elem(u32::MAX, n as usize);
-        let mut at = logical_offset;
-        while at < end {
-            let place = layout.dist.locate(n, at);
-            let bytes = place.contiguous_bytes.min(end - at);
-            let slot = part_of.get_mut(place.datafile as usize).ok_or_else(|| {
-                PvfsError::new(ErrorCode::Invalid, "a distribution names a datafile it has not")
+        for &(logical_offset, len) in runs {
+            let end = logical_offset.checked_add(len as u64).filter(|end| *end <= i64::MAX as u64);
+            let end = end.ok_or_else(|| {
+                PvfsError::new(
+                    ErrorCode::FileTooBig,
+                    format!("{len} bytes at {logical_offset} end beyond the largest file"),
+                )
             })?;
-            if *slot == u32::MAX {
-                *slot = plan.parts.len() as u32;
-                plan.parts.push(new_part(map, layout, place.datafile)?);
+            let mut at = logical_offset;
+            while at < end {
+                let place = layout.dist.locate(n, at);
+                let bytes = place.contiguous_bytes.min(end - at);
+                let slot = part_of.get_mut(place.datafile as usize).ok_or_else(|| {
+                    PvfsError::new(ErrorCode::Invalid, "a distribution names a datafile it has not")
+                })?;
+                if *slot == u32::MAX {
+                    *slot = plan.parts.len() as u32;
+                    plan.parts.push(new_part(map, layout, place.datafile)?);
+                }
+                at += bytes;
+                plan.add(*slot, place.physical_offset, bytes, at);
             }
-            plan.add(*slot, place.physical_offset, bytes);
-            at += bytes;
         }
         Ok(plan)
     }
@@ -106,8 +121,9 @@ impl IoPlan {
         }
     }
 
-    fn add(&mut self, part_index: u32, physical_offset: u64, bytes: u64) {
+    fn add(&mut self, part_index: u32, physical_offset: u64, bytes: u64, end: u64) {
         let part = &mut self.parts[part_index as usize];
+        part.end = end;
         part.bytes += bytes as usize;
         match part.extents.last_mut() {
             Some(e) if e.physical_offset + e.len == physical_offset => e.len += bytes,
@@ -192,6 +208,7 @@ fn new_part(map: &ClusterMap, layout: &FileLayout, datafile: u32) -> Result<Part
         datahandle,
         extents: Vec::new(),
         bytes: 0,
+        end: 0,
     })
 }
 
@@ -282,6 +299,37 @@ mod tests {
                 prop_assert_eq!(part.bytes as u64, part.extents.iter().map(|e| e.len).sum::<u64>());
             }
             prop_assert!(covered.iter().all(|c| *c));
+        }
+
+        #[test]
+        fn a_list_is_its_ranges_one_after_the_other(
+            layout in any_layout(), gaps in prop::collection::vec((0u64..900, 1usize..700), 1..9)
+        ) {
+            let n = layout.datahandles.len() as u32;
+            let (mut at, mut runs, mut places) = (0, Vec::new(), Vec::new());
+            for (gap, len) in gaps {
+                // Ranges do not touch.
+                at += gap + 1;
+                runs.push((at, len));
+                places.extend(at..at + len as u64);
+                at += len as u64;
+            }
+            let plan = IoPlan::list(&map(n), &layout, &runs).unwrap();
+            prop_assert_eq!(plan.len, places.len());
+            let mut seen = 0;
+            for (i, part) in plan.parts.iter().enumerate() {
+                let mut end = 0;
+                let physical = part.extents.iter().flat_map(|e| e.physical_offset..e.physical_offset + e.len);
+                for (at, physical) in plan.pieces_of(i).flatten().zip(physical) {
+                    let place = layout.dist.locate(n, places[at]);
+                    prop_assert_eq!((place.datafile, place.physical_offset), (part.datafile, physical));
+                    end = places[at] + 1;
+                    seen += 1;
+                }
+                prop_assert_eq!(part.end, end);
+                prop_assert!(part.extents.windows(2).all(|w| w[0].physical_offset + w[0].len < w[1].physical_offset));
+            }
+            prop_assert_eq!(seen, places.len());
         }
 
         #[test]

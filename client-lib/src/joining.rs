@@ -172,8 +172,9 @@ pub struct WriteOut {
     pub(crate) right: u64,
     pub(crate) since_ns: i64,
     pub(crate) file: Arc<OpenFile>,
-    /// Each with its place in the file.
-    pub(crate) pieces: Vec<(u64, Bytes)>,
+    /// Ranges of the file (offset, length), and their bytes behind each other.
+    pub(crate) runs: Vec<(u64, usize)>,
+    pub(crate) bytes: Bytes,
 }
 
 /// What the background thread is to do.
@@ -355,7 +356,8 @@ impl Joins {
         // A right that is being given up is held until that is told.
         let right = held.right.max(held.given_up);
         let (since_ns, file) = (block.since_ns, block.file.clone());
-        held.out = Some(WriteOut { right, since_ns, file, pieces: block.into_pieces() });
+        let (runs, bytes) = block.into_runs();
+        held.out = Some(WriteOut { right, since_ns, file, runs, bytes });
         self.push(Job::WriteOut(state.clone()));
     }
 

@@ -10,7 +10,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Blocks of one file that gather at once: as far as several writers of it may be apart.
-pub const BLOCKS_MAX: usize = 4;
+pub const BLOCKS_MAX: usize = 16;
+/// Most bytes that gather of one file: what a recall waits for.
+pub const GATHERED_MAX: usize = 4 << 20;
+/// Places of a block that may be written apart from each other; with more it goes as it is.
+const RUNS_MAX: usize = 256;
 
 /// One block.
 pub struct Block {
@@ -44,9 +48,10 @@ impl Block {
         self.covered.splice(first..last, std::iter::once(from..to));
     }
 
-    /// Whether nothing of it is missing.
+    /// Whether it cannot take more, or nothing of it is missing.
     pub fn is_full(&self) -> bool {
         self.covered.first().is_some_and(|r| r.len() == JOINED_BYTES_MAX)
+            || self.covered.len() >= RUNS_MAX
     }
 
     /// Whether it has come to little more than one write to each place: not worth the copy.
@@ -74,11 +79,20 @@ impl Block {
         (self.start, self.covered.clone())
     }
 
-    /// What is to be written, each piece with its place in the file.
-    pub fn into_pieces(self) -> Vec<(u64, Bytes)> {
-        let bytes = Bytes::from(self.bytes);
-        let piece = |r: Range<usize>| (self.start + r.start as u64, bytes.slice(r));
-        self.covered.into_iter().map(piece).collect()
+    /// What is to be written: ranges of the file (offset, length), and their bytes behind each other.
+    pub fn into_runs(mut self) -> (Vec<(u64, usize)>, Bytes) {
+        let runs = self.covered.iter().map(|r| (self.start + r.start as u64, r.len())).collect();
+        if let [only] = &self.covered[..] {
+            return (runs, Bytes::from(self.bytes).slice(only.clone()));
+        }
+        let mut to = 0;
+        for from in self.covered {
+            let len = from.len();
+            self.bytes.copy_within(from, to);
+            to += len;
+        }
+        self.bytes.truncate(to);
+        (runs, Bytes::from(self.bytes))
     }
 }
 
@@ -126,8 +140,17 @@ impl Blocks {
 
     /// Whether a write of `range` would fit.
     pub fn have_room(&self, range: Range<u64>) -> bool {
-        let new = starts(range).filter(|s| self.of(*s).is_none()).count();
-        self.blocks.len() + new <= BLOCKS_MAX
+        let mut new = 0;
+        for start in starts(range.clone()) {
+            match self.of(start).map(|i| &self.blocks[i]) {
+                Some(block) if block.covered.len() >= RUNS_MAX => return false,
+                Some(_) => {}
+                None => new += 1,
+            }
+        }
+        let gathered: usize = self.blocks.iter().map(Block::written).sum();
+        let len = (range.end - range.start) as usize;
+        self.blocks.len() + new <= BLOCKS_MAX && gathered + len <= GATHERED_MAX
     }
 
     /// Whether `at` lies in a block that gathers, or in one beside it.
@@ -221,7 +244,7 @@ mod tests {
                 assert!(round == 0 || blocks.are_near(at));
                 blocks.put(at, &[1; RECORD as usize], 0, &file);
                 while let Some(block) = blocks.take(|_| false) {
-                    assert_eq!((block.written(), block.into_pieces().len()), (MIB as usize, 1));
+                    assert_eq!((block.written(), block.into_runs().0.len()), (MIB as usize, 1));
                     full += 1;
                 }
             }
@@ -250,6 +273,18 @@ mod tests {
         let (more, full) = blocks.put(MIB - 2, b"abcd", 9, &file);
         assert_eq!((more, full), (MIB as usize + 2, false), "over two blocks");
         assert_eq!(blocks.clear(), (9 + MIB as usize + 2, 9 + 4));
+    }
+
+    #[test]
+    fn what_lies_in_too_many_places_goes_as_it_is() {
+        let (file, mut blocks) = (file(), Blocks::default());
+        for i in 0..RUNS_MAX as u64 {
+            assert!(blocks.have_room(2 * i..2 * i + 1));
+            assert_eq!(blocks.put(2 * i, b"x", 0, &file).1, i + 1 == RUNS_MAX as u64);
+        }
+        assert!(!blocks.have_room(5000..5001) && blocks.have_room(MIB..MIB + 1));
+        let (runs, bytes) = blocks.take(|_| false).unwrap().into_runs();
+        assert_eq!((runs.len(), bytes.len(), runs[1]), (RUNS_MAX, RUNS_MAX, (2, 1)));
     }
 
     #[test]
@@ -286,10 +321,14 @@ mod tests {
             let mut got: Vec<Option<u8>> = vec![None; 3500];
             while let Some(block) = blocks.take(|_| true) {
                 memory -= block.buffered();
-                let mut last = None;
-                for (at, bytes) in block.into_pieces() {
+                let (mut last, (runs, bytes)) = (None, block.into_runs());
+                let mut rest = &bytes[..];
+                prop_assert_eq!(rest.len(), runs.iter().map(|(_, len)| len).sum::<usize>());
+                for (at, len) in runs {
                     prop_assert!(last.is_none_or(|end| end < at), "ascending, not touching");
-                    last = Some(at + bytes.len() as u64);
+                    last = Some(at + len as u64);
+                    let (bytes, later) = rest.split_at(len);
+                    rest = later;
                     for (i, byte) in bytes.iter().enumerate() {
                         got[(at - BASE) as usize + i] = Some(*byte);
                     }

@@ -31,8 +31,14 @@ fn jobs(joins: &Joins) -> Vec<&'static str> {
 
 /// What is to be written out: where, and which bytes.
 fn out(joins: &Joins, file: &OpenFile) -> Vec<(u64, Vec<u8>)> {
-    let pieces = joins.take_out(&file.state).map_or(Vec::new(), |out| out.pieces);
-    pieces.into_iter().map(|(at, bytes)| (at, bytes.to_vec())).collect()
+    let Some(out) = joins.take_out(&file.state) else { return Vec::new() };
+    let mut rest = &out.bytes[..];
+    let mut piece = |(at, len)| {
+        let (bytes, later) = rest.split_at(len);
+        rest = later;
+        (at, bytes.to_vec())
+    };
+    out.runs.into_iter().map(&mut piece).collect()
 }
 
 /// How much of it, and from where on: one piece.
@@ -59,14 +65,14 @@ fn what_follows_is_joined_up_to_a_mebibyte() {
     assert_eq!(out_len(&joins, &file), (0, JOINED_BYTES_MAX));
     assert_eq!(file.state.own().end, 1 << 20, "stat knows of them");
     // The next ones gather while it is on its way, and go when it has landed, as far as they are full.
-    let room = (1 + blocks::BLOCKS_MAX as u64) << 20;
+    let room = (JOINED_BYTES_MAX + blocks::GATHERED_MAX) as u64;
     for i in 256..room / 4096 {
         assert!(joins.add(&file, i * 4096, &step, false, 0).unwrap(), "write {i}");
     }
     assert!(!joins.add(&file, room, &step, false, 0).unwrap(), "all are full");
     assert!(file.state.joined.overlaps(&(room - 1..room)) && jobs(&joins).is_empty());
     assert!(!file.state.joined.overlaps(&(room..room + 4096)), "that one need not wait");
-    for mib in 1..1 + blocks::BLOCKS_MAX as u64 {
+    for mib in 1..room >> 20 {
         joins.landed(&file.state, None);
         assert_eq!(jobs(&joins), ["write out"]);
         assert_eq!(out_len(&joins, &file), (mib << 20, JOINED_BYTES_MAX));

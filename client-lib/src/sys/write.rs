@@ -53,8 +53,9 @@ struct WriteFlow {
     window: IoPlan,
     base: usize,
     answered: Vec<bool>,
-    /// These are the bytes that were held back: they wait for none.
-    joined: bool,
+    /// These are bytes that were held back, which wait for none: ranges of the file (offset, length),
+    /// of a mebibyte together at most.
+    joined: Vec<(u64, usize)>,
 }
 
 impl WriteFlow {
@@ -67,12 +68,12 @@ impl WriteFlow {
             window: IoPlan::default(),
             base: 0,
             answered: Vec::new(),
-            joined: false,
+            joined: Vec::new(),
         }
     }
 
     fn touches(&self) -> SmallVec<[Handle; 2]> {
-        if self.joined { SmallVec::new() } else { smallvec![self.file.handle] }
+        if self.joined.is_empty() { smallvec![self.file.handle] } else { SmallVec::new() }
     }
 
     fn range(&self, len: usize) -> Range<u64> {
@@ -195,8 +196,11 @@ impl WriteFlow {
         let layout = self.file.state.layout().ok_or_else(|| {
             PvfsError::new(ErrorCode::Protocol, "unstuff answered attributes without a layout")
         })?;
-        let offset = self.logical_offset + base as u64;
-        self.window = IoPlan::window(cx.client.map(), &layout, offset, len - base)?;
+        let (map, offset) = (cx.client.map(), self.logical_offset + base as u64);
+        self.window = match &self.joined[..] {
+            [] => IoPlan::window(map, &layout, offset, len - base)?,
+            runs => IoPlan::list(map, &layout, runs)?,
+        };
         self.base = base;
         self.answered = vec![false; self.window.parts.len()];
         Ok(())
@@ -229,8 +233,7 @@ impl WriteFlow {
             match answer {
                 Ok(answer) => {
                     self.answered[i] = true;
-                    let end = plan.end_of(i, plan.parts[i].bytes).unwrap_or(0);
-                    let end = plan.logical_offset + end as u64;
+                    let end = plan.parts[i].end;
                     let keep_times = cx.client.config().kernel_writes_back;
                     let mtime_ns = if keep_times { 0 } else { answer.mtime_ns };
                     self.file.state.wrote(end, mtime_ns);
@@ -322,10 +325,11 @@ impl Write {
         Write { flow: WriteFlow::new(file, logical_offset, kill_suidgid), data }
     }
 
-    /// Writes what was held back.
-    pub(crate) fn joined(file: Arc<OpenFile>, logical_offset: u64, data: Bytes) -> Write {
-        let mut flow = WriteFlow::new(file, logical_offset, false);
-        flow.joined = true;
+    /// Writes what was held back: `runs` of the file, whose bytes stand behind each other in `data`.
+    pub(crate) fn joined(file: Arc<OpenFile>, runs: Vec<(u64, usize)>, data: Bytes) -> Write {
+        let first = runs.first().map_or(0, |(at, _)| *at);
+        let mut flow = WriteFlow::new(file, first, false);
+        flow.joined = runs;
         Write { flow, data }
     }
 }
