@@ -268,7 +268,7 @@ mod tests {
         assert!(blocks.overlap(&(2..9)) && !blocks.overlap(&(3..9)) && !blocks.overlap(&(0..0)));
         assert!(blocks.take(|b| b.since_ns > 77).is_none());
         let block = blocks.take(|_| true).unwrap();
-        assert_eq!((block.ranges(), block.since_ns), ((0, vec![0..3]), 0));
+        assert_eq!((block.ranges().0, block.written(), block.since_ns), (0, 3, 0));
         assert!(!block.is_scattered());
         let (more, full) = blocks.put(MIB - 2, b"abcd", 9, &file);
         assert_eq!((more, full), (MIB as usize + 2, false), "over two blocks");

@@ -69,6 +69,47 @@ pub fn small_writes_travel_together() {
     assert!(sent >= 8, "{sent}: O_DSYNC is never joined");
 }
 
+/// Several writers of one file, each with every fourth record, none of which ends with a page.
+pub fn strided_writers_fill_blocks_together() {
+    const RECORD: usize = 47_008;
+    const ROUNDS: usize = 100;
+    let cluster = Cluster::start(Spec::default());
+    let (a, b) = (cluster.mount(""), cluster.mount(NO_CACHES));
+    let sent = requests(&cluster, || {
+        let file = File::create(a.path("f")).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let file = &file;
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let at = ((round * 4 + writer) * RECORD) as u64;
+                        file.write_all_at(&pattern::bytes(1, at, RECORD), at).unwrap();
+                    }
+                });
+            }
+        });
+        file.sync_all().unwrap();
+    });
+    // Sent one by one, each is two writes (to the next page, and the rest), the second one to one
+    // server or two.
+    assert!(sent <= 4 * ROUNDS as u64, "{sent} requests for {} records", 4 * ROUNDS);
+    pattern::check_file(&b.path("f"), 1, (4 * ROUNDS * RECORD) as u64);
+    // Records written anew, here and there, by turns with others: what came last is there.
+    let file = open_rw(&a.path("f"));
+    for i in 0..60u64 {
+        let at = (i * 37 % 90) * RECORD as u64 + i;
+        file.write_all_at(&pattern::bytes(2, at, RECORD), at).unwrap();
+        let mut got = vec![0; RECORD];
+        if i % 7 == 3 {
+            file.read_exact_at(&mut got, at).unwrap();
+            assert_eq!(pattern::differs(2, at, &got), None, "record {i}");
+        }
+        file.write_all_at(&pattern::bytes(1, at, RECORD), at).unwrap();
+    }
+    drop(file);
+    pattern::check_file(&b.path("f"), 1, (4 * ROUNDS * RECORD) as u64);
+}
+
 /// Opens "f" and writes some steps to it that are held back; where that ends. There is no right while
 /// another mount's close is on its way, nor in a server's grace time: then once more.
 fn hold_some(cluster: &Cluster, mount: &Mount, mut at: u64) -> (File, u64) {

@@ -60,6 +60,7 @@ fn main() -> ExitCode {
             name_rights::a_holder_that_was_stopped_asks_again,
             name_rights::a_killed_metadata_server_ends_them,
             joining::small_writes_travel_together,
+            joining::strided_writers_fill_blocks_together,
             joining::others_see_each_write_that_was_answered,
             joining::what_is_held_back_is_sent_soon,
             joining::a_killed_holder_delays_others_for_its_lease_at_most,
