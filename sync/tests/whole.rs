@@ -285,11 +285,6 @@ impl World {
         db.restore("main", path.path(), None::<fn(rusqlite::backup::Progress)>).unwrap();
         self.server.mem = mem;
         self.server.uploads.clear();
-        if self.sealed.is_some() {
-            // A request from before a backup was loaded that meets a node of the same number and revision
-            // deletes it: seed 2435 without this. It has nothing to do with encryption.
-            self.late.clear();
-        }
         self.server.epochs += 1;
         let mut store = self.server.open(db);
         store.new_epoch(&format!("epoch{}", self.server.epochs)).unwrap();

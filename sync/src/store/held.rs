@@ -108,12 +108,33 @@ pub fn live_nodes(db: &Connection) -> Result<Vec<NodeId>> {
     Ok(q.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Numbers jump at least so far where another history begins: farther than a history goes.
+const JUMP: i64 = 1 << 32;
+
 /// Makes a copy the beginning of a history of its own: another epoch, no uploads under way.
 ///
 /// # Errors
 /// Database.
 pub fn begin_anew(db: &Connection, epoch: &[u8; 8]) -> Result<()> {
-    db.execute("UPDATE text SET v = ?1 WHERE k = 'epoch'", [hex(epoch)])?;
+    begin_history(db, &hex(epoch))?;
     db.execute("DELETE FROM upload", [])?;
+    Ok(())
+}
+
+/// Begins the history `epoch`. What lives gets revisions, and what is made later numbers, that the history
+/// before has not given (nor one that began at the same backup): a request that was on its way meanwhile
+/// meets nothing that it means.
+///
+/// # Errors
+/// Database.
+pub(super) fn begin_history(db: &Connection, epoch: &str) -> Result<()> {
+    let mut its = [0; 4];
+    its.copy_from_slice(&blake3::hash(epoch.as_bytes()).as_bytes()[..4]);
+    let jump = JUMP + i64::from(u32::from_le_bytes(its));
+    let all = db.unchecked_transaction()?;
+    all.execute("UPDATE text SET v = ?1 WHERE k = 'epoch'", [epoch])?;
+    all.execute("UPDATE node SET rev = rev + ?1 WHERE deleted = 0", [jump])?;
+    all.execute("UPDATE meta SET v = v + ?1 WHERE k IN ('rev', 'node')", [jump])?;
+    all.commit()?;
     Ok(())
 }

@@ -246,7 +246,7 @@ impl Store {
     /// # Errors
     /// Database.
     pub fn new_epoch(&mut self, epoch: &str) -> Result<()> {
-        self.db.execute("UPDATE text SET v = ?1 WHERE k = 'epoch'", [epoch])?;
+        held::begin_history(&self.db, epoch)?;
         epoch.clone_into(&mut self.epoch);
         Ok(())
     }

@@ -193,7 +193,10 @@ impl KeyFile {
         match key {
             Some(key) if self.id()? == key.id() => Ok(key),
             Some(_) => Err(bad("it belongs to another key")),
-            None => Err(SyncError::Denied(format!("the {what} does not open this folder"))),
+            None => Err(SyncError::Denied(format!(
+                "the {what} does not open this folder; nothing was changed: try again, or with the other of \
+                 passphrase and recovery key (--recovery)"
+            ))),
         }
     }
 
