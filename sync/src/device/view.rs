@@ -1,5 +1,5 @@
 //! The server's side of one look at the folder, with plain names where an encrypted folder is open, and what
-//! each directory is: plain, open, or left alone. See [`super::vaults`] for the rules.
+//! each directory is: plain, open, or left alone. See `vaults` for the rules.
 use super::base::{Agreed, Learnt};
 use crate::api::NodeInfo;
 use crate::error::{Result, SyncError};
