@@ -237,12 +237,13 @@ impl<N: Net + 'static> Worker<N> {
     }
 
     /// Where this process was stopped for so long that its session may have ended meanwhile, others may
-    /// have written the file since.
+    /// have written the file since. Nothing is held back unless the server has answered within two thirds
+    /// of the lease before, so that is a third after it was.
     async fn may_write_out(&self, out: &WriteOut) -> Result<()> {
         let client = &self.client;
         let server = client.map().meta_server_of(out.file.handle).unwrap_or_default();
         let lease_ns = i64::from(client.shared().lease_ms(server)) * 1_000_000;
-        if client.env().now_ns().saturating_sub(out.since_ns) < lease_ns {
+        if client.env().now_ns().saturating_sub(out.since_ns) < lease_ns / 3 {
             return Ok(());
         }
         let mut ask = GiveBackRight::ask(out.file.handle, out.right);

@@ -253,7 +253,6 @@ fn a_key_file_that_goes_missing_makes_nothing_plain() {
     a.pass(&mut s).unwrap();
     let here = plain(&a);
     let mut liar = Direct::new();
-    liar.store.new_epoch("e").unwrap();
     // As many revisions as the true one has, so that it is believed to be the same history.
     let dir = Mkdir { parent: ROOT, name: "S".into(), key: String::new() };
     let made = liar.store.mkdir(&dir, "x").unwrap();
