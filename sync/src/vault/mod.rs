@@ -22,7 +22,7 @@
 pub mod content;
 pub mod key_file;
 #[cfg(test)]
-mod vectors;
+mod vector_tests;
 
 use crate::error::{Result, SyncError};
 use crate::names;
