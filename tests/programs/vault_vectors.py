@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Encrypted folders of the sync service, written a second time from sync/src/vault/'s words (PyNaCl, blake3,
 argon2-cffi from PyPI), to print the vectors that `vectors_of_an_independent_program` in
-sync/src/vault/vectors.rs holds the program to. Not in CI."""
+sync/src/vault/vector_tests.rs holds the program to. Not in CI."""
 import base64
 import struct
 import unicodedata
