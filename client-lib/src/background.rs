@@ -71,8 +71,8 @@ impl<N: Net> Outbox<N> {
         self.orders.send(order).map_err(|_| stopped())
     }
 
-    /// See [`Background::release`].
-    pub fn release(&self, file: Arc<OpenFile>) {
+    /// See [`Background::release`]; whether the worker was woken for it.
+    pub fn release(&self, file: Arc<OpenFile>) -> bool {
         let urgent = file.has_news();
         let waiting = {
             let mut closed = self.closed.lock();
@@ -81,9 +81,9 @@ impl<N: Net> Outbox<N> {
         };
         // After a shutdown the session is gone, and the open with it.
         if urgent || waiting == BATCH_MAX {
-            let _ = self.send(Order::ManyClosed);
-        } else if waiting == 1 {
-            let _ = self.send(Order::Closed);
+            self.send(Order::ManyClosed).is_ok()
+        } else {
+            waiting == 1 && self.send(Order::Closed).is_ok()
         }
     }
 }
@@ -453,7 +453,7 @@ impl Background {
     /// Releases a file; returns at once. Until the server has answered, what was written through it
     /// stays this client's knowledge.
     pub fn release(&self, file: Arc<OpenFile>) {
-        self.orders.release(file);
+        let _ = self.orders.release(file);
     }
 
     /// Sends what is pending, says goodbye to the servers and ends the thread. Waits for that, a
