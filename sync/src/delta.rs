@@ -255,14 +255,6 @@ mod tests {
         }
     }
 
-    fn noise(seed: u64, len: usize) -> Vec<u8> {
-        let mut rng = Rng::new(seed);
-        let mut out: Vec<u8> =
-            (0..len / 8 + 1).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-        out.truncate(len);
-        out
-    }
-
     /// Puts the new content together; returns how many bytes travelled with the old side's pieces told.
     fn through(new: &[u8], old: &[u8]) -> Option<usize> {
         let (mut n, mut o) = (Held { bytes: new, told: 0 }, Held { bytes: old, told: 0 });
@@ -284,7 +276,7 @@ mod tests {
 
     #[test]
     fn small_changes_of_large_contents_are_small_transfers() {
-        let old = noise(1, 32 << 20);
+        let old = Rng::new(1).bytes(32 << 20);
         let mut changed = old.clone();
         changed[20_000_000] ^= 1;
         assert!(through(&changed, &old).unwrap() < 60_000);
@@ -292,12 +284,12 @@ mod tests {
         assert!(through(&front, &old).unwrap() < 60_000);
         let shorter = [&old[..5_000_000], &old[5_000_100..]].concat();
         assert!(through(&shorter, &old).unwrap() < 60_000);
-        let appended = [&old[..], &noise(2, 100_000)].concat();
+        let appended = [&old[..], &Rng::new(2).bytes(100_000)].concat();
         assert!(through(&appended, &old).unwrap() < 180_000);
         let swapped = [&old[16 << 20..], &old[..16 << 20]].concat();
         assert!(through(&swapped, &old).unwrap() < 400_000);
         assert!(through(&old, &old).unwrap() < 40_000);
-        assert_eq!(through(&noise(3, 1 << 20), &old), None, "nothing in common");
+        assert_eq!(through(&Rng::new(3).bytes(1 << 20), &old), None, "nothing in common");
         assert_eq!(through(&old[..1000], &old), None, "small ones travel whole");
     }
 
@@ -306,7 +298,7 @@ mod tests {
         for seed in 0..200 {
             let mut rng = Rng::new(seed);
             let len = (DELTA_FROM + rng.below(1 << 20)) as usize;
-            let old = noise(seed, len);
+            let old = Rng::new(seed).bytes(len);
             let mut new = old.clone();
             for _ in 0..rng.below(12) {
                 let at = rng.below(new.len() as u64) as usize;
@@ -314,7 +306,7 @@ mod tests {
                 let bytes = if rng.one_in(3) {
                     old[at.min(old.len() - 1)..].iter().take(50_000).copied().collect()
                 } else {
-                    noise(rng.next_u64(), rng.below(30_000) as usize)
+                    Rng::new(rng.next_u64()).bytes(rng.below(30_000) as usize)
                 };
                 new.splice(at..end, bytes);
             }

@@ -32,6 +32,14 @@ impl Rng {
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
+
+    /// The next `len` bytes.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut out: Vec<u8> =
+            (0..len / 8 + 1).flat_map(|_| self.next_u64().to_le_bytes()).collect();
+        out.truncate(len);
+        out
+    }
 }
 
 /// Random bytes from the system.

@@ -87,8 +87,10 @@ impl Jobs {
         all.0
     }
 
-    fn end(&self, id: u64, result: &Result<String>) {
+    /// Whoever sees the job as ended can start the next one.
+    fn end(&self, id: u64, result: &Result<String>, busy: Busy) {
         let mut all = self.all.lock();
+        drop(busy);
         if let Some(job) = all.1.iter_mut().find(|j| j.id == id) {
             job.ended_ms = now_ms();
             job.ok = result.is_ok();
@@ -120,7 +122,6 @@ pub fn start(
     let id = app.jobs.begin(&what);
     let (app, who) = (app.clone(), who.to_owned());
     let run = move || {
-        let _busy = busy;
         let result = work(&app);
         match &result {
             Ok(text) => tracing::info!(job = what, "{text}"),
@@ -130,10 +131,10 @@ pub fn start(
             Ok(_) => format!("done: {what}"),
             Err(e) => format!("failed: {what}: {e}"),
         };
-        app.jobs.end(id, &result);
         if let Err(e) = app.accounts.audit(&who, &end, now_ms()) {
             tracing::error!(error = %e, "audit");
         }
+        app.jobs.end(id, &result, busy);
     };
     std::thread::Builder::new()
         .name("sync-job".into())

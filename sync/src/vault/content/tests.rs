@@ -2,13 +2,10 @@
 use super::super::FolderKey;
 use super::*;
 use crate::files::mem::Mem;
+use crate::rng::Rng;
 
 fn vault(n: u8) -> Vault {
     Vault::new(&FolderKey::from_bytes([n; 32]))
-}
-
-fn noise(len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
 }
 
 const SIZES: [usize; 8] =
@@ -18,7 +15,7 @@ const SIZES: [usize; 8] =
 fn contents_come_back() {
     let v = vault(1);
     for size in SIZES {
-        let plain = noise(size);
+        let plain = Rng::new(1).bytes(size);
         let sealed = v.seal(&plain).unwrap();
         assert_eq!(sealed.len() as u64, sealed_size(size as u64));
         assert_eq!(plain_size(sealed.len() as u64), Some(size as u64));
@@ -72,7 +69,7 @@ fn refused(v: &Vault, sealed: &[u8], why: &str) {
 #[test]
 fn every_damage_is_noticed() {
     let v = vault(1);
-    let plain = noise(3 * PIECE + 50);
+    let plain = Rng::new(1).bytes(3 * PIECE + 50);
     let sealed = v.seal(&plain).unwrap();
     for at in (0..200).chain((200..sealed.len()).step_by(9_973)).chain([sealed.len() - 1]) {
         let mut other = sealed.clone();

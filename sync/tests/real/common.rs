@@ -1,7 +1,5 @@
 //! What the tests over TLS share.
-#[allow(dead_code)] // each test uses a part
 pub mod browser;
-#[allow(dead_code)]
 pub mod folder;
 
 use pvfs2_sync::server::running::Running;

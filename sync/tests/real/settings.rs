@@ -1,11 +1,6 @@
 //! What a person sets on a device, on real devices and daemons with the real server: what is left out,
 //! chosen folders, pause, schedules, limits, and the settings page on 127.0.0.1.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#[allow(dead_code)] // each test uses a part
-#[path = "common/folder.rs"]
-mod folder;
-
-use folder::until;
+use crate::common::folder::until;
 use pvfs2_sync::api::Login;
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon::{self, Status};

@@ -11,14 +11,8 @@
 //!
 //! `PVFS2_SYNC_SIM_SEEDS=N` sets how many histories (default 20,000, over all processors), `PVFS2_SYNC_SEED=S` replays one
 //! with its trace.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#[path = "common/net.rs"]
-mod net;
-
-#[path = "common/sealed.rs"]
-mod sealed;
-
-use net::{Bytes, Net, Request, Server};
+use crate::net::{Bytes, Net, Request, Server};
+use crate::sealed::Sealed;
 use pvfs2_sync::device::base::Base;
 use pvfs2_sync::device::engine::Engine;
 use pvfs2_sync::error::{Result, SyncError};
@@ -30,7 +24,6 @@ use pvfs2_sync::rng::{Rng, hex};
 use pvfs2_sync::tree::Kind;
 use pvfs2_sync::vault::KEY_FILE;
 use rusqlite::Connection;
-use sealed::Sealed;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -355,9 +348,9 @@ impl World {
         let files = server.clone();
         // What of it is encrypted is compared as a device sees it.
         let server =
-            if self.sealed.is_some() { sealed::seen(&self.devices[0].mem) } else { server };
+            if self.sealed.is_some() { crate::sealed::seen(&self.devices[0].mem) } else { server };
         for d in &self.devices {
-            let here = sealed::seen(&d.mem);
+            let here = crate::sealed::seen(&d.mem);
             if here != server {
                 return Err(format!(
                     "{} differs:\n here {}\nthere {}",
@@ -390,7 +383,7 @@ impl World {
         let mut end: BTreeSet<Bytes> = server.into_values().flatten().collect();
         if self.sealed.is_some() {
             // An edit whose encrypted folder is gone is put out of the way, never in a plain one.
-            self.devices.iter().for_each(|d| end.extend(sealed::own(&d.mem, "foreign")));
+            self.devices.iter().for_each(|d| end.extend(crate::sealed::own(&d.mem, "foreign")));
         }
         let name = |b: &Bytes| String::from_utf8_lossy(b).into_owned();
         if let Some(b) =

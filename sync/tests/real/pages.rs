@@ -1,8 +1,5 @@
 //! Every page as a browser asks for it: links and forms, cookies, no JavaScript.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
-use common::browser::{Browser, Got, id_before, server};
+use crate::common::browser::{Browser, Got, id_before, server};
 
 fn rev(text: &str) -> String {
     let at = text.find("name=\"rev\" value=\"").unwrap() + 18;

@@ -1,8 +1,5 @@
 //! Signing in in two steps, looking at files, what was done lately, and the pages as an app.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
-use common::browser::{Browser, Got, id_before, server};
+use crate::common::browser::{Browser, Got, id_before, server};
 use totp_rs::{Algorithm, Secret, TOTP};
 
 fn header(g: &Got, name: &str) -> String {
@@ -56,7 +53,7 @@ fn trap20_an_account_with_two_steps_needs_both() {
     assert_eq!(other.post("/login/code", &form(&code(&key, 1))).location, "/login", "used up");
     let api = |body: String| {
         let url = format!("https://{}/api/v1/login", server.addr);
-        let r = common::agent(&server).post(url).header("content-type", "application/json");
+        let r = crate::common::agent(&server).post(url).header("content-type", "application/json");
         r.send(body).unwrap().status().as_u16()
     };
     let login = |code: &str| {

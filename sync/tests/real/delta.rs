@@ -1,15 +1,9 @@
 //! Delta transfer between real devices and the real server: how many bytes really pass over the wire, TLS
-//! and heads included, counted by a relay in between; and, over files in memory, that a crash at any
-//! call leaves nothing that is not whole.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#[path = "common/memory.rs"]
-mod memory;
+//! and heads included, counted by a relay in between.
 
-use memory::{Device, Direct};
 use pvfs2_sync::api::Login;
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon;
-use pvfs2_sync::error::SyncError;
 use pvfs2_sync::rng::Rng;
 use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::running::{Options, Running};
@@ -19,13 +13,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut rng = Rng::new(seed);
-    let mut out: Vec<u8> = (0..len / 8 + 1).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-    out.truncate(len);
-    out
-}
 
 /// Hands bytes on both ways and counts them.
 fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicU64>) {
@@ -84,7 +71,7 @@ fn one_byte_of_100_mb_is_less_than_100_kb_both_ways() {
         assert!(report.problems.is_empty(), "{:?}", report.problems);
         d.2.load(Ordering::Relaxed)
     };
-    let mut bytes = noise(7, 100_000_000);
+    let mut bytes = Rng::new(7).bytes(100_000_000);
     let put = |bytes: &[u8]| std::fs::write(a.1.join("big"), bytes).unwrap();
     put(&bytes);
     assert!(counted(&a) > 100_000_000);
@@ -109,60 +96,9 @@ fn one_byte_of_100_mb_is_less_than_100_kb_both_ways() {
         assert!(many.0 < 100_000 && many.1 < 100_000, "{what}: {many:?}");
     }
     // A content that has nothing of the old one travels whole.
-    bytes = noise(8, 3_000_000);
+    bytes = Rng::new(8).bytes(3_000_000);
     put(&bytes);
     assert!(counted(&a) > 3_000_000);
     counted(&b);
     same(&bytes);
-}
-
-/// A device sends a change, another fetches it; one of the three is cut off at the `n`th call. True: it
-/// was.
-fn cut_off_at(n: u64, whose: usize) -> bool {
-    let (mut s, mut a, mut b) = (Direct::new(), Device::new("a"), Device::new("b"));
-    let old = noise(1, 700_000);
-    a.mem.user_write("f", &old, None);
-    a.pass(&mut s).unwrap();
-    b.pass(&mut s).unwrap();
-    let mut new = old.clone();
-    new.splice(300_000..300_010, noise(2, 5_000));
-    a.mem.user_write("f", &new, None);
-    let mems = [a.mem.clone(), b.mem.clone(), s.mem.clone()];
-    mems[whose].crash_after(Some(n));
-    let mut crashed = false;
-    for d in [&mut a, &mut b] {
-        if let Err(e) = d.pass(&mut s) {
-            assert!(matches!(e, SyncError::Crash), "{e}");
-            crashed = true;
-        }
-        if crashed {
-            mems[whose].crash_after(None);
-            mems[whose].lose_power();
-            s.restart();
-        }
-        let here = d.mem.snapshot().remove("f").unwrap().unwrap();
-        assert!(here == old || here == new, "cut off at {n} of {whose}: neither old nor new");
-    }
-    mems[whose].crash_after(None);
-    for _ in 0..2 {
-        a.pass(&mut s).unwrap();
-        b.pass(&mut s).unwrap();
-    }
-    for mem in &mems {
-        assert_eq!(mem.snapshot().len(), 1, "no conflict: {:?}", mem.snapshot().keys());
-        assert!(mem.snapshot()["f"].as_ref() == Some(&new), "cut off at {n} of {whose}");
-    }
-    crashed
-}
-
-#[test]
-fn a_delta_that_is_cut_off_anywhere_is_whole_in_the_end() {
-    for whose in 0..3 {
-        let mut cuts = 0;
-        while cut_off_at(cuts, whose) {
-            cuts += 1;
-        }
-        assert!(cuts > 20, "{cuts} calls of {whose}");
-        println!("{cuts} calls of {}", ["the sender", "the receiver", "the server"][whose]);
-    }
 }

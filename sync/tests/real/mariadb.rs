@@ -1,7 +1,5 @@
 //! Accounts in a real MariaDB (Debian's), started here on a socket and a port of its own; skipped, and
 //! said to be, where there is none.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#![cfg(feature = "mariadb")]
 
 use pvfs2_sync::error::SyncError;
 use pvfs2_sync::server::root::Begin;

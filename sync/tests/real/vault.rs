@@ -1,11 +1,8 @@
 //! Encrypted folders over TLS: the real server on a real directory, two daemons, a device without the key,
 //! a browser and WebDAV. The server's root is searched for names and contents.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
+use crate::common::browser::{Browser, id_before, server};
+use crate::common::folder::{tree, until};
 use base64::Engine as _;
-use common::browser::{Browser, id_before, server};
-use common::folder::{tree, until};
 use pvfs2_sync::api::Login;
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon::{self, Status};

@@ -1,10 +1,6 @@
 //! Encrypted folders with real stores and engines over files in memory: what the server gets to see, what
 //! a device without the key does, and that nothing of such a folder ever becomes plain.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#[path = "common/memory.rs"]
-mod memory;
-
-use memory::{Device, Direct};
+use crate::memory::{Device, Direct};
 use pvfs2_sync::api::{Delete, Mkdir, Move, UploadBegin};
 use pvfs2_sync::error::SyncError;
 use pvfs2_sync::files::{Area, At, Files};

@@ -1,8 +1,5 @@
 //! The OpenAPI document against the server: the same routes with the same methods, both ways, and
 //! bodies with the same fields as the types that travel.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
 use pvfs2_sync::api::{
     BatchOp, BatchReply, Changes, ContentHead, Delete, Exchange, LoggedIn, Login, LoginWithCode,
     Mkdir, Move, NodeInfo, RangesAsk, Restore, SignatureAsk, UploadBegin, UploadState, VersionInfo,
@@ -17,7 +14,7 @@ use std::collections::BTreeSet;
 const METHODS: [&str; 4] = ["get", "put", "post", "delete"];
 
 fn document() -> Value {
-    serde_json::from_str(include_str!("../openapi.json")).unwrap()
+    serde_json::from_str(include_str!("../../openapi.json")).unwrap()
 }
 
 /// Method and path of each operation of the document.
@@ -31,7 +28,7 @@ fn operations(doc: &Value) -> BTreeSet<(String, String)> {
 
 #[test]
 fn the_document_has_the_routes_of_the_source() {
-    let source = include_str!("../src/server/http.rs");
+    let source = include_str!("../../src/server/http.rs");
     let api = source.split("let api = Router::new()").nth(1).unwrap();
     let api = api.split("let pages").next().unwrap();
     let mut routes = BTreeSet::new();
@@ -55,7 +52,7 @@ fn the_server_answers_what_the_document_says_and_refuses_the_rest() {
         ..Options::new(dir.path().to_owned(), "127.0.0.1:0".parse().unwrap())
     };
     let server = Running::start(&options).unwrap();
-    let agent = common::agent(&server);
+    let agent = crate::common::agent(&server);
     let doc = document();
     let all = operations(&doc);
     let base = format!("https://{}{}", server.addr, doc["servers"][0]["url"].as_str().unwrap());
@@ -174,7 +171,7 @@ fn management_answers_as_the_document_says_and_only_to_administrators() {
     let options =
         Options { begin: Begin::New, ..Options::new(root, "127.0.0.1:0".parse().unwrap()) };
     let server = Running::start(&options).unwrap();
-    let (agent, doc) = (common::agent(&server), document());
+    let (agent, doc) = (crate::common::agent(&server), document());
     let base = format!("https://{}/api/v1", server.addr);
     let token = |name: &str, admin| {
         let user = server.app.accounts.create(name, "correct horse", admin, None, 1).unwrap();

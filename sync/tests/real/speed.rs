@@ -1,9 +1,6 @@
 //! Many small files between real devices and the real server: that they travel many in a request, how
 //! often files are synced, and how fast it is. `PVFS2_SYNC_FILES=N` sets how many files (default 600);
 //! `PVFS2_SYNC_MIB=N` the size of one large file (default 8). Times are printed, counts are asserted.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
 use pvfs2_sync::api::Login;
 use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon;
@@ -19,8 +16,10 @@ fn number(name: &str, default: usize) -> usize {
 
 /// How many requests of a route there were.
 fn requests(server: &Running, route: &str) -> usize {
-    let text =
-        common::agent(server).get(format!("https://{}/metrics", server.addr)).call().unwrap();
+    let text = crate::common::agent(server)
+        .get(format!("https://{}/metrics", server.addr))
+        .call()
+        .unwrap();
     let text = text.into_body().read_to_string().unwrap();
     let line = format!("pvfs2_sync_requests_total{{route=\"/api/v1{route}\",");
     text.lines()

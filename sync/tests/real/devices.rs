@@ -1,9 +1,6 @@
 //! Simulation's counterpart: the real server over TLS on a real directory, real devices and daemons,
 //! and a browser's requests.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
-use common::folder::{tree, until};
+use crate::common::folder::{tree, until};
 
 use pvfs2_sync::api::{Changes, Delete, Login, UploadBegin};
 use pvfs2_sync::device::Remote;
@@ -191,7 +188,7 @@ fn trap5_a_server_whose_mount_goes_answers_nothing_and_no_device_deletes() {
     laptop.pass().unwrap();
     let (before, there) = (laptop.tree(), place.plain());
     assert_eq!(there.len(), 21);
-    let agent = common::agent(place.server.as_ref().unwrap());
+    let agent = crate::common::agent(place.server.as_ref().unwrap());
     // As after `umount -l`: the path names the bare mount point.
     let (root, away) = (place.dir.path().join("user"), place.dir.path().join("away"));
     std::fs::rename(&root, &away).unwrap();
@@ -331,7 +328,7 @@ fn a_server_that_runs_drops_what_was_kept_long_enough() {
 fn metrics_are_for_this_machine_and_count() {
     let place = Place::new();
     place.device("laptop").pass().unwrap();
-    let agent = common::agent(place.server.as_ref().unwrap());
+    let agent = crate::common::agent(place.server.as_ref().unwrap());
     let ask = |more: Option<(&str, &str)>| {
         let mut request = ureq::http::Request::get(format!("{}/metrics", place.url()));
         if let Some((k, v)) = more {

@@ -5,12 +5,7 @@
 //! `PVFS2_SYNC_RANDOM_S=N` sets how many seconds (default 6), `PVFS2_SYNC_SEED=S` the seed, which is
 //! printed. Threads and the kernel take turns as they like, so a seed gives the same wishes, not the same
 //! history. rclone takes part if it is installed.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#[allow(dead_code)] // each test uses a part
-#[path = "common/folder.rs"]
-mod folder;
-
-use folder::tree;
+use crate::common::folder::tree;
 use pvfs2_sync::api::{BatchOp, Changes, Delete, Login, Mkdir, Move, NodeInfo, UploadBegin};
 use pvfs2_sync::device::Remote;
 use pvfs2_sync::device::config::Config;

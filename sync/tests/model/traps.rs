@@ -1,10 +1,6 @@
 //! Traps that need a hand on the device's files or on the wire at one moment: the real store and engine,
 //! files in memory.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-#[path = "common/memory.rs"]
-mod memory;
-
-use memory::{Device, Direct};
+use crate::memory::{Device, Direct};
 use pvfs2_sync::api::{BatchReply, UploadBegin};
 use pvfs2_sync::device::engine::Report;
 use pvfs2_sync::error::SyncError;

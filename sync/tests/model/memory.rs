@@ -1,5 +1,4 @@
 //! The real store and the real engine over files in memory, without a net.
-#![allow(dead_code)] // each test uses its part
 use pvfs2_sync::api::{BatchOp, Changes, NodeInfo, UploadBegin, UploadState};
 use pvfs2_sync::delta::{Part, Piece, Range};
 use pvfs2_sync::device::base::Base;

@@ -1,7 +1,4 @@
 //! The WebDAV door, request by request, beside a device that looks at the same files.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
 use pvfs2_sync::api::NodeInfo;
 use pvfs2_sync::server::root::Begin;
 use pvfs2_sync::server::running::{Options, Running};
@@ -52,7 +49,7 @@ impl Place {
         };
         let server = Running::start(&options).unwrap();
         server.app.accounts.create("ann", PASSWORD, false, quota, now_ms()).unwrap();
-        let agent = common::agent(&server);
+        let agent = crate::common::agent(&server);
         Self { dir, server, agent, who: ("ann".into(), PASSWORD.into()) }
     }
 

@@ -2,7 +2,6 @@
 //! whose only copy is on one side, never brings deleted content back.
 //!
 //! `PVFS2_SYNC_PLAN_SEEDS=N` sets how many histories (default 20,000), `PVFS2_SYNC_SEED=S` replays one.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
 use pvfs2_sync::names::fold;
 use pvfs2_sync::plan::{Names, Op, brakes, plan};
 use pvfs2_sync::rng::Rng;

@@ -1,8 +1,5 @@
 //! The management interface over the real server: storage routes and moves, ports, backups and loads.
 //! Moves and loads are cut off at every point, and at every point of the recovery after that.
-#![allow(clippy::unwrap_used)] // all test: a panic is a verdict
-mod common;
-
 use pvfs2_sync::api::{Mkdir, UploadBegin};
 use pvfs2_sync::error::SyncError;
 use pvfs2_sync::server::accounts::User;
@@ -402,7 +399,7 @@ fn ports_change_without_losing_what_is_under_way() {
     let server = Running::start(&options).unwrap();
     let ann = server.app.accounts.create("ann", PASSWORD, false, None, now_ms()).unwrap();
     let (token, _) = server.app.accounts.begin_session(ann.id, "dev", now_ms()).unwrap();
-    let agent = common::agent(&server);
+    let agent = crate::common::agent(&server);
     let ask = |addr: &str, path: &str| {
         let url = format!("https://{addr}/api/v1{path}");
         agent.get(url).header("authorization", format!("Bearer {token}")).call()
