@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # fsx.sh DIR: the file system exerciser (cargo install fsx@0.3.2), FSX_OPS operations (20,000) with each
-# of FSX_SEEDS (three) in four configurations: default; all operations; no mmap; large file.
+# of FSX_SEEDS (three, at once) in four configurations: default; all operations; no mmap; large file.
 . "$(dirname "$0")/common.sh"
 need fsx
 OPS=${FSX_OPS:-20000}
@@ -52,20 +52,26 @@ punch_hole = 2
 posix_fallocate = 1
 sendfile = 2
 X
+one() { # one CONFIG SEED: says how it went
+    local config=$1 seed=$2 log=$LOCAL/log.$1.$2 keep
+    if fsx -f "$LOCAL/$config.toml" -N "$OPS" -S "$seed" -P "$LOCAL" "$WORK/$config.$seed" >"$log" 2>&1; then
+        say "$config, seed $seed: $OPS operations, no difference"
+        rm -f "$WORK/$config.$seed"*
+    else
+        tail -40 "$log"
+        keep=$SHARED/fsx-failed.$config.$seed
+        rm -rf "$keep" && mkdir -p "$keep" && cp "$log" "$LOCAL/$config.toml" "$keep/"
+        say "$config, seed $seed: FAILED (log kept in $keep)"
+        return 1
+    fi
+}
 bad=0
 for config in ${FSX_CONFIGS:-default all nommap large}; do
+    running=()
     for seed in $SEEDS; do
-        if fsx -f "$LOCAL/$config.toml" -N "$OPS" -S "$seed" -P "$LOCAL" "$WORK/$config.$seed" \
-            >"$LOCAL/log" 2>&1; then
-            say "$config, seed $seed: $OPS operations, no difference"
-        else
-            bad=$((bad + 1))
-            tail -40 "$LOCAL/log"
-            keep=$SHARED/fsx-failed.$config.$seed
-            rm -rf "$keep" && mkdir -p "$keep" && cp "$LOCAL/log" "$LOCAL/$config.toml" "$keep/"
-            say "$config, seed $seed: FAILED (log kept in $keep)"
-        fi
-        rm -f "$WORK/$config.$seed"*
+        one "$config" "$seed" &
+        running+=($!)
     done
+    for pid in "${running[@]}"; do wait "$pid" || bad=$((bad + 1)); done
 done
 [ $bad = 0 ] || fail "$bad runs found a difference"
