@@ -551,6 +551,20 @@ fn statfs_is_the_fullest_server_times_their_number() {
 }
 
 #[test]
+fn statfs_counts_a_disk_that_servers_share_once() {
+    let c = Cluster::new(Shape::default());
+    let m = Mount::new(&c, 0);
+    let space = || {
+        let s = m.run(Statfs::new()).unwrap();
+        (s.bytes_free, s.bytes_total)
+    };
+    for (disks, expected) in [(1, (1_000, 5_000)), (2, (2_000, 10_000)), (4, (4_000, 20_000))] {
+        c.disks.set(Some(disks));
+        assert_eq!(space(), expected, "{disks} disks");
+    }
+}
+
+#[test]
 fn metrics_count_operations() {
     let c = Cluster::new(Shape::default());
     let m = Mount::new(&c, 1_000);

@@ -130,10 +130,10 @@ impl OpHandler for IoServer {
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
         match self.state.bstreams().statfs() {
-            Ok((free, total, datafiles)) => vec![
-                (names::STORAGE_FREE, free),
-                (names::STORAGE_TOTAL, total),
-                (names::DATAFILES, datafiles),
+            Ok(s) => vec![
+                (names::STORAGE_FREE, s.bytes_free),
+                (names::STORAGE_TOTAL, s.bytes_total),
+                (names::DATAFILES, s.datafiles),
             ],
             Err(e) => {
                 tracing::warn!(server = self.state.alias(), "cannot ask for free space: {e}");

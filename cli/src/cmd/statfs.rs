@@ -17,7 +17,8 @@ Examples:
   pvfs2 statfs
   pvfs2 statfs --fs tcp://localhost:3334/pvfs2-fs --json
 As in PVFS2, the free space of the whole is the smallest free space of an I/O server times their
-number: that is what files striped over all of them can still take.")]
+number: that is what files striped over all of them can still take. Servers that keep their data on
+one disk share its space, and are counted so.")]
 pub struct StatfsArgs {
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -5,12 +5,13 @@
 //! | ask (statfs to all metadata servers, io_statfs to all I/O servers, one exchange) | done | the first error |
 //!
 //! As in PVFS2: the smallest free space among the I/O servers times their number, because a
-//! round-robin file is full when its fullest server is; totals likewise. Changes nothing.
+//! round-robin file is full when its fullest server is; totals likewise. Servers that take their space
+//! from one disk have an equal part of it each. Changes nothing.
 use crate::machine::{Cx, Machine, Step};
 use crate::tickets::take;
 use pvfs2_bmi::call::{Call, Net};
 use pvfs2_proto::Result;
-use pvfs2_proto::op::{IoStatfsRequest, OpMessage, StatfsRequest};
+use pvfs2_proto::op::{IoStatfsRequest, IoStatfsResponse, OpMessage, StatfsRequest};
 
 /// What the file system has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Machine for Statfs {
         let ios = (calls.len() - metas) as u64;
         let mut out =
             StatfsOut { meta_servers: metas as u32, io_servers: ios as u32, ..Default::default() };
-        let (mut least_free, mut least_total) = (u64::MAX, u64::MAX);
+        let mut shares = Vec::with_capacity(calls.len() - metas);
         for (i, call) in calls.into_iter().enumerate() {
             let reply = take(call.result)?;
             if i < metas {
@@ -67,15 +68,20 @@ impl Machine for Statfs {
                 out.handles_free = out.handles_free.saturating_add(s.handles_free);
             } else {
                 let s = IoStatfsRequest::take_response(reply.op)?;
-                least_free = least_free.min(s.bytes_free);
-                least_total = least_total.min(s.bytes_total);
                 out.datafiles += s.datafiles;
+                shares.push(s);
             }
         }
-        if ios > 0 {
-            out.bytes_free = least_free.saturating_mul(ios);
-            out.bytes_total = least_total.saturating_mul(ios);
-        }
+        // Of each server the part of its disk, so that four on one disk have that disk in all.
+        let least = |of: fn(&IoStatfsResponse) -> u64| {
+            let part = |s: &IoStatfsResponse| {
+                let sharing = shares.iter().filter(|o| s.disk != 0 && o.disk == s.disk).count();
+                u128::from(of(s)) * u128::from(ios) / (sharing.max(1) as u128)
+            };
+            shares.iter().map(part).min().map_or(0, |n| u64::try_from(n).unwrap_or(u64::MAX))
+        };
+        out.bytes_free = least(|s| s.bytes_free);
+        out.bytes_total = least(|s| s.bytes_total);
         Ok(Step::Done(out))
     }
 }

@@ -63,6 +63,8 @@ pub struct Cluster {
     pub counts: RefCell<BTreeMap<&'static str, u64>>,
     pub faults: RefCell<VecDeque<(Op, Fault)>>,
     pub io_requests: RefCell<Vec<(ServerId, Op)>>,
+    /// On how many disks the I/O servers are, one after the other; `None`: they do not say.
+    pub disks: Cell<Option<u64>>,
 }
 
 pub struct Shape {
@@ -113,6 +115,7 @@ impl Cluster {
             counts: RefCell::default(),
             faults: RefCell::default(),
             io_requests: RefCell::default(),
+            disks: Cell::default(),
         })
     }
 
@@ -147,7 +150,7 @@ impl Cluster {
         std::mem::take(&mut self.counts.borrow_mut())
     }
 
-    fn io(&self, op: &OpRequest, body: &[u8]) -> Result<(OpResponse, Vec<u8>)> {
+    fn io(&self, server: ServerId, op: &OpRequest, body: &[u8]) -> Result<(OpResponse, Vec<u8>)> {
         let mut all = self.datafiles.borrow_mut();
         Ok(match op {
             OpRequest::IoRead(r) => {
@@ -214,6 +217,7 @@ impl Cluster {
                     bytes_free: 1_000 + all.len() as u64,
                     bytes_total: 5_000,
                     datafiles: 2,
+                    disk: self.disks.get().map_or(0, |disks| 1 + u64::from(server) % disks),
                 };
                 (IoStatfsRequest::wrap_response(r), vec![])
             }
@@ -261,7 +265,7 @@ impl FakeNet {
         let body: Vec<u8> = call.body.concat();
         let is_io = self.cluster.map.server(call.server).unwrap().io_range.is_some();
         if is_io {
-            self.cluster.io(&call.op, &body)
+            self.cluster.io(call.server, &call.op, &body)
         } else {
             let mut meta = self.cluster.meta.borrow_mut();
             meta.handle(&self.cluster, self.session, call.server, cx, &call.op, &body)

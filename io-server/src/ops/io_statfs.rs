@@ -15,8 +15,13 @@ pub async fn io_statfs(state: &Arc<IoState>) -> Result<IoStatfsResponse> {
     let pool = state.clone();
     state
         .blocking(move || {
-            let (bytes_free, bytes_total, datafiles) = pool.bstreams().statfs()?;
-            Ok(IoStatfsResponse { bytes_free, bytes_total, datafiles })
+            let s = pool.bstreams().statfs()?;
+            Ok(IoStatfsResponse {
+                bytes_free: s.bytes_free,
+                bytes_total: s.bytes_total,
+                datafiles: s.datafiles,
+                disk: s.disk,
+            })
         })
         .await
 }

@@ -9,8 +9,8 @@ use pvfs2_server_core::service::Answer;
 pub(crate) fn statfs(server: &MetaServer) -> Result<Answer> {
     let (bytes_free, bytes_total) = match &server.bstreams {
         Some(bstreams) => {
-            let (free, total, _) = bstreams.statfs()?;
-            (free, total)
+            let s = bstreams.statfs()?;
+            (s.bytes_free, s.bytes_total)
         }
         None => (0, 0),
     };

@@ -236,4 +236,7 @@ pub struct IoStatfsResponse {
     /// Datafiles here.
     #[prost(uint64, tag = "3")]
     pub datafiles: u64,
+    /// Another server has the same number only if its space comes from the same disk (0: it does not say).
+    #[prost(uint64, tag = "4")]
+    pub disk: u64,
 }

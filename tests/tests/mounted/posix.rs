@@ -279,7 +279,7 @@ pub fn rename_flags() {
 }
 
 pub fn names_links_and_special_files() {
-    let (_cluster, mount) = start();
+    let (cluster, mount) = start();
     let long = "n".repeat(255);
     fs::write(mount.path(&long), "long").unwrap();
     let error = fs::write(mount.path(&"n".repeat(256)), "x").unwrap_err();
@@ -313,7 +313,12 @@ pub fn names_links_and_special_files() {
     let names: BTreeSet<_> =
         fs::read_dir(&mount.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 6, "{names:?}");
-    let statfs = rfs::statfs(&mount.dir).unwrap();
+    let (statfs, disk) = (rfs::statfs(&mount.dir).unwrap(), rfs::statfs(cluster.dir()).unwrap());
+    let total = |s: &rfs::StatFs| s.f_blocks as u64 * s.f_bsize as u64;
+    assert!(
+        total(&statfs).abs_diff(total(&disk)) <= 4096,
+        "one disk for all servers: counted once"
+    );
     assert!(statfs.f_blocks > 0 && statfs.f_bfree <= statfs.f_blocks && statfs.f_bavail > 0);
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
     let line = table.lines().find(|l| l.contains(mount.dir.to_str().unwrap())).unwrap();

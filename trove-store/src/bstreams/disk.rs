@@ -150,6 +150,9 @@ impl Media for DiskMedia {
         let s = rustix::fs::statvfs(&self.dir)?;
         Ok((s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)))
     }
+    fn disk(&self) -> io::Result<u64> {
+        Ok(self.boot ^ std::fs::metadata(&self.dir)?.dev())
+    }
     fn read_log(&self, log: LogKind) -> io::Result<Vec<u8>> {
         match std::fs::read(self.log_path(log)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -81,6 +81,9 @@ pub trait Media: Send + Sync {
     fn list(&self, each: &mut dyn FnMut(u64)) -> io::Result<()>;
     /// Bytes free for users, and in all.
     fn space(&self) -> io::Result<(u64, u64)>;
+    /// A number that another medium has only if it takes its space from the same disk; 0
+    /// when it cannot tell.
+    fn disk(&self) -> io::Result<u64>;
     /// All bytes of a log; empty when it is not there.
     fn read_log(&self, log: LogKind) -> io::Result<Vec<u8>>;
     /// Appends to a log (one `write(2)`).

@@ -128,6 +128,19 @@ struct Inner {
     room: Room,
 }
 
+/// What [`Bstreams::statfs`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BstreamsStatfs {
+    /// Bytes free for users.
+    pub bytes_free: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+    /// Datafiles.
+    pub datafiles: u64,
+    /// A number that another storage space has only if it takes its space from the same disk; 0: unknown.
+    pub disk: u64,
+}
+
 /// The datafiles of one server.
 pub struct Bstreams {
     inner: Arc<Inner>,
@@ -390,14 +403,19 @@ impl Bstreams {
         Ok((page, end))
     }
 
-    /// Bytes free for users, bytes in all, datafiles.
+    /// Space and datafiles.
     ///
     /// # Errors
     /// `Io`.
-    pub fn statfs(&self) -> Result<(u64, u64, u64)> {
-        let (free, total) = self.inner.media().space().map_err(|e| fail("statfs", e))?;
-        let free = free.saturating_sub(self.inner.room.reserve_bytes);
-        Ok((free, total, self.inner.datafiles.load(Ordering::Relaxed)))
+    pub fn statfs(&self) -> Result<BstreamsStatfs> {
+        let media = self.inner.media();
+        let (free, bytes_total) = media.space().map_err(|e| fail("statfs", e))?;
+        Ok(BstreamsStatfs {
+            bytes_free: free.saturating_sub(self.inner.room.reserve_bytes),
+            bytes_total,
+            datafiles: self.inner.datafiles.load(Ordering::Relaxed),
+            disk: media.disk().map_err(|e| fail("statfs", e))?,
+        })
     }
 
     /// The plain CRC-32 of each strip of `strips` that lies before the datafile's end (of the last

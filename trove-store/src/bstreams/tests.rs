@@ -52,14 +52,14 @@ fn a_datafile_is_lazy_and_holds_pure_bytes_where_they_belong() {
     b.punch(H, 0, 100).unwrap();
     b.sync(H).unwrap();
     assert!(!path(&f, H).exists());
-    assert_eq!(b.statfs().unwrap().2, 0);
+    assert_eq!(b.statfs().unwrap().datafiles, 0);
     b.write(H, 5, &[b"he", b"", b"llo"]).unwrap();
     assert!(path(&f, H).ends_with("08/0102030405060708"));
     assert_eq!(std::fs::read(path(&f, H)).unwrap(), b"\0\0\0\0\0hello");
-    assert_eq!(b.statfs().unwrap().2, 1);
+    assert_eq!(b.statfs().unwrap().datafiles, 1);
     assert!(b.remove(H).unwrap());
     assert!(!path(&f, H).exists() && !path(&f, H).with_extension("crc").exists());
-    assert_eq!(b.statfs().unwrap().2, 0);
+    assert_eq!(b.statfs().unwrap().datafiles, 0);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn listing_pages_in_order() {
             }
         }
         assert_eq!(got, want);
-        assert_eq!(s.bstreams.statfs().unwrap().2, 50);
+        assert_eq!(s.bstreams.statfs().unwrap().datafiles, 50);
     }
 }
 
