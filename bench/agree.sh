@@ -20,7 +20,7 @@ drop() { sync; [ -z "$is_root" ] || echo 3 >/proc/sys/vm/drop_caches; }
 # fio_run LABEL JOBS read|write ARGS... : MiB/s
 fio_run() {
     local label=$1 jobs=$2 access=$3; shift 3
-    fio --output-format=json --name=f --ioengine=psync --fallocate=none --invalidate=0 --group_reporting=1 \
+    fio --output-format=json --name=f --ioengine=psync --fallocate=none --invalidate=0 --fadvise_hint=0 --group_reporting=1 \
         --numjobs="$jobs" --size="${SIZE}M" --directory="$W" --filename_format='fio.$jobnum' "$@" >"$OUT.f"
     python3 - "$OUT.f" "$access" "$label" "$jobs" >>"$OUT" <<'PY'
 import json, sys
@@ -47,12 +47,15 @@ for round in $(seq "$ROUNDS"); do
         ior_run write-1m-fsync "$jobs" write -w -t 1m -e
         [ -z "$is_root" ] || { drop; fio_run read-1m-cold "$jobs" read --rw=read --bs=1M; }
         [ -z "$is_root" ] || { drop; ior_run read-1m-cold "$jobs" read -r -t 1m; }
+        # Both programs' files, of which the last read was cold, or came before the caches were dropped.
+        cat "$W"/* >/dev/null
         fio_run read-1m-warm "$jobs" read --rw=read --bs=1M
         ior_run read-1m-warm "$jobs" read -r -t 1m
         fio_run randwrite-64k-fsync "$jobs" write --rw=randwrite --bs=64k --end_fsync=1
         ior_run randwrite-64k-fsync "$jobs" write -w -E -t 64k -z -e
-        fio_run randread-4k-warm "$jobs" read --rw=randread --bs=4k
-        ior_run randread-4k-warm "$jobs" read -r -t 4k -z
+        # With O_DIRECT: else what is measured is how much of it this kernel happens to hold.
+        fio_run randread-4k-direct "$jobs" read --rw=randread --bs=4k --direct=1
+        ior_run randread-4k-direct "$jobs" read -r -t 4k -z -B
     done
 done
 python3 - "$OUT" <<'PY'

@@ -84,8 +84,7 @@ pub struct Held {
 
 /// What is on its way.
 struct Flying {
-    start: u64,
-    covered: Vec<Range<usize>>,
+    runs: Vec<(u64, usize)>,
     buffered: usize,
     written: usize,
 }
@@ -117,8 +116,8 @@ impl Held {
     }
 
     fn is_near(&self, at: u64) -> bool {
-        let flies = self.flying.as_ref().is_some_and(|f| blocks::is_near(f.start, at));
-        flies || self.blocks.are_near(at)
+        let flies = |f: &Flying| f.runs.iter().any(|(run, _)| blocks::is_near(*run, at));
+        self.flying.as_ref().is_some_and(flies) || self.blocks.are_near(at)
     }
 
     fn may_go(&self, block: &Block) -> bool {
@@ -146,7 +145,7 @@ impl Joined {
     /// Whether bytes of `range` are held back.
     pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
         let held = self.held.lock();
-        let flies = |f: &Flying| blocks::overlap(f.start, &f.covered, range);
+        let flies = |f: &Flying| blocks::overlap(f.runs.iter().copied(), range);
         held.flying.as_ref().is_some_and(flies) || held.blocks.overlap(range)
     }
 
@@ -289,7 +288,7 @@ impl Joins {
                 state.joined.landed.wait_for(&mut held, QUIET_WAIT);
             }
             if !held.takes(&range) {
-                self.kick(&mut held, state, true);
+                self.kick(&mut held, state, Some(&range));
             }
         }
         if let Some(e) = file.take_write_error() {
@@ -310,7 +309,7 @@ impl Joins {
         state.joined_up_to(end);
         if full {
             held.streak_needed = 1;
-            self.kick(&mut held, state, false);
+            self.kick(&mut held, state, None);
         }
         Ok(true)
     }
@@ -336,27 +335,28 @@ impl Joins {
         self.more.notify_one();
     }
 
-    /// Sends a block that is full or due, or else, where room is needed, the first one, unless one is
-    /// on its way.
-    fn kick(&self, held: &mut Held, state: &Arc<FileState>, for_room: bool) {
+    /// Sends a block that is full, or what is due, or else, where a write needs room, what makes it,
+    /// unless something is on its way.
+    fn kick(&self, held: &mut Held, state: &Arc<FileState>, room_for: Option<&Range<u64>>) {
         if held.flying.is_some() {
             return;
         }
         let mut blocks = std::mem::take(&mut held.blocks);
-        let block = blocks.take(|b| held.may_go(b)).or_else(|| blocks.take(|_| for_room));
+        let load = blocks.take(|b| held.may_go(b));
+        let load = load.or_else(|| room_for.and_then(|range| blocks.take_farthest(range)));
         held.blocks = blocks;
-        let Some(block) = block else { return };
-        if block.is_scattered() {
+        let Some((load, (since_ns, file))) = load.and_then(|l| l.first().map(|f| (l, f))) else {
+            return;
+        };
+        if load.is_scattered() {
             // Holding back costs more than it saves.
             (held.streak, held.streak_needed) = (0, STREAK_AFTER_BREAK);
         }
-        let (buffered, written) = (block.buffered(), block.written());
-        let (start, covered) = block.ranges();
-        held.flying = Some(Flying { start, covered, buffered, written });
+        let (buffered, written) = (load.buffered(), load.written());
+        let (runs, bytes) = load.into_runs();
+        held.flying = Some(Flying { runs: runs.clone(), buffered, written });
         // A right that is being given up is held until that is told.
         let right = held.right.max(held.given_up);
-        let (since_ns, file) = (block.since_ns, block.file.clone());
-        let (runs, bytes) = block.into_runs();
         held.out = Some(WriteOut { right, since_ns, file, runs, bytes });
         self.push(Job::WriteOut(state.clone()));
     }
@@ -384,7 +384,7 @@ impl Joins {
             None => lost = 0,
         }
         self.bytes.fetch_sub(buffered, Ordering::Relaxed);
-        self.kick(&mut held, state, false);
+        self.kick(&mut held, state, None);
         if held.is_empty() {
             (held.wanted, held.due_ns) = (false, None);
             state.nothing_joined();
@@ -428,7 +428,7 @@ impl Joins {
                     return Ok(());
                 }
                 held.wanted = true;
-                self.kick(&mut held, state, false);
+                self.kick(&mut held, state, None);
                 if !can_wait && !state.joined.landed.wait_until(&mut held, until).timed_out() {
                     continue;
                 }
@@ -481,7 +481,7 @@ impl Joins {
         held.given_up = held.given_up.max(held.right);
         held.right = 0;
         held.wanted = !held.is_empty();
-        self.kick(held, state, false);
+        self.kick(held, state, None);
     }
 
     /// The connection to a server was cut, and with it the way of its recalls.
@@ -509,7 +509,7 @@ impl Joins {
         for state in files {
             let mut held = state.joined.held.lock();
             held.due_ns = Some(before_ns);
-            self.kick(&mut held, &state, false);
+            self.kick(&mut held, &state, None);
         }
     }
 

@@ -5,6 +5,7 @@
 use super::JOINED_BYTES_MAX;
 use crate::open_table::OpenFile;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,30 +70,64 @@ impl Block {
         self.covered.iter().map(Range::len).sum()
     }
 
-    /// Whether any byte of `range` of the file was written.
-    pub fn overlaps(&self, range: &Range<u64>) -> bool {
-        overlap(self.start, &self.covered, range)
+    fn runs(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.covered.iter().map(|r| (self.start + r.start as u64, r.len()))
     }
 
-    /// Where it begins, and which of its bytes were written.
-    pub fn ranges(&self) -> (u64, Vec<Range<usize>>) {
-        (self.start, self.covered.clone())
+    /// The bytes that were written, behind each other.
+    fn into_bytes(mut self) -> Vec<u8> {
+        let mut to = 0;
+        for from in self.covered {
+            let len = from.len();
+            if from.start != to {
+                self.bytes.copy_within(from, to);
+            }
+            to += len;
+        }
+        self.bytes.truncate(to);
+        self.bytes
+    }
+}
+
+/// Blocks that go together.
+pub struct Load(SmallVec<[Block; 1]>);
+
+impl Load {
+    /// Whether any of them is scattered.
+    pub fn is_scattered(&self) -> bool {
+        self.0.iter().any(Block::is_scattered)
+    }
+
+    /// Bytes that they take in memory.
+    pub fn buffered(&self) -> usize {
+        self.0.iter().map(Block::buffered).sum()
+    }
+
+    /// Bytes that were written.
+    pub fn written(&self) -> usize {
+        self.0.iter().map(Block::written).sum()
+    }
+
+    /// When the first of their bytes was answered, and by which open that block came.
+    pub fn first(&self) -> Option<(i64, Arc<OpenFile>)> {
+        let first = self.0.iter().min_by_key(|b| b.since_ns)?;
+        Some((first.since_ns, first.file.clone()))
     }
 
     /// What is to be written: ranges of the file (offset, length), and their bytes behind each other.
     pub fn into_runs(mut self) -> (Vec<(u64, usize)>, Bytes) {
-        let runs = self.covered.iter().map(|r| (self.start + r.start as u64, r.len())).collect();
-        if let [only] = &self.covered[..] {
-            return (runs, Bytes::from(self.bytes).slice(only.clone()));
+        let runs = self.0.iter().flat_map(Block::runs).collect();
+        let mut bytes = Vec::new();
+        match self.0.len() {
+            1 => bytes = self.0.swap_remove(0).into_bytes(),
+            _ => {
+                bytes.reserve_exact(self.written());
+                for block in &self.0 {
+                    block.covered.iter().for_each(|r| bytes.extend(&block.bytes[r.clone()]));
+                }
+            }
         }
-        let mut to = 0;
-        for from in self.covered {
-            let len = from.len();
-            self.bytes.copy_within(from, to);
-            to += len;
-        }
-        self.bytes.truncate(to);
-        (runs, Bytes::from(self.bytes))
+        (runs, Bytes::from(bytes))
     }
 }
 
@@ -110,12 +145,9 @@ fn place(at: u64) -> (u64, usize) {
     (at - within, within as usize)
 }
 
-/// Whether any byte of `range` lies in those of `covered`, which count from `start`.
-pub fn overlap(start: u64, covered: &[Range<usize>], range: &Range<u64>) -> bool {
-    let meets = |r: &Range<usize>| {
-        start + (r.start as u64) < range.end && range.start < start + r.end as u64
-    };
-    covered.iter().any(meets)
+/// Whether any byte of `range` lies in one of `runs` (offset, length).
+pub fn overlap(mut runs: impl Iterator<Item = (u64, usize)>, range: &Range<u64>) -> bool {
+    runs.any(|(at, len)| at < range.end && range.start < at + len as u64)
 }
 
 /// Whether two bytes lie in one block, or in two beside each other.
@@ -160,7 +192,7 @@ impl Blocks {
 
     /// Whether any byte of `range` gathers.
     pub fn overlap(&self, range: &Range<u64>) -> bool {
-        self.blocks.iter().any(|b| b.overlaps(range))
+        self.blocks.iter().any(|b| overlap(b.runs(), range))
     }
 
     /// Puts a write in; how many bytes more that takes, and whether it made a block full.
@@ -196,12 +228,43 @@ impl Blocks {
         (more, full)
     }
 
-    /// Takes the first one out that `may_go`, or of those that are full.
-    pub fn take(&mut self, may_go: impl Fn(&Block) -> bool) -> Option<Block> {
-        let index = self.blocks.iter().position(|b| b.is_full() || may_go(b))?;
-        let block = self.blocks.remove(index)?;
-        self.likely = block.buffered();
-        Some(block)
+    /// Takes the first one out that `may_go`, or is full, and others that may go as well as far as they
+    /// come to no more than one full one.
+    pub fn take(&mut self, may_go: impl Fn(&Block) -> bool) -> Option<Load> {
+        let goes = |b: &Block| b.is_full() || may_go(b);
+        self.load(|blocks, fits| blocks.iter().position(|b| goes(b) && fits(b)))
+    }
+
+    /// Takes out what makes room for a write of `range`: of the blocks that it does not go into those
+    /// that lie farthest on in the file. Writers go upward, each at its own pace, so these are the last
+    /// to get full.
+    pub fn take_farthest(&mut self, range: &Range<u64>) -> Option<Load> {
+        let own = place(range.start).0..range.end;
+        self.load(|blocks, fits| {
+            let others = blocks.iter().enumerate().filter(|(_, b)| !own.contains(&b.start));
+            others.filter(|(_, b)| fits(b)).max_by_key(|(_, b)| b.start).map(|(i, _)| i)
+        })
+    }
+
+    fn load(
+        &mut self,
+        next: impl Fn(&VecDeque<Block>, &dyn Fn(&Block) -> bool) -> Option<usize>,
+    ) -> Option<Load> {
+        let (mut load, mut bytes, mut runs) = (SmallVec::<[Block; 1]>::new(), 0, 0);
+        loop {
+            let fits = |b: &Block| {
+                load.is_empty()
+                    || bytes + b.written() <= JOINED_BYTES_MAX && runs + b.covered.len() <= RUNS_MAX
+            };
+            let index = next(&self.blocks, &fits);
+            let Some(block) = index.and_then(|i| self.blocks.remove(i)) else { break };
+            bytes += block.written();
+            runs += block.covered.len();
+            self.likely = block.buffered();
+            load.push(block);
+        }
+        load.sort_unstable_by_key(|b| b.start);
+        (!load.is_empty()).then_some(Load(load))
     }
 
     /// Loses everything; how many bytes that took, and how many were written.
@@ -253,7 +316,7 @@ mod tests {
         assert_eq!(full, 7);
         blocks.put(0, &[1; RECORD as usize], 0, &file);
         blocks.put(3 * RECORD, &[1; RECORD as usize], 0, &file);
-        assert!(blocks.take(|_| false).is_some_and(|b| b.is_full()));
+        assert!(blocks.take(|_| false).is_some_and(|l| l.0[0].is_full()));
     }
 
     #[test]
@@ -267,9 +330,9 @@ mod tests {
         assert!(!blocks.have_room(MIB - 1..MIB + 1), "the second half has none");
         assert!(blocks.overlap(&(2..9)) && !blocks.overlap(&(3..9)) && !blocks.overlap(&(0..0)));
         assert!(blocks.take(|b| b.since_ns > 77).is_none());
-        let block = blocks.take(|_| true).unwrap();
-        assert_eq!((block.ranges().0, block.written(), block.since_ns), (0, 3, 0));
-        assert!(!block.is_scattered());
+        let load = blocks.take(|b| b.since_ns == 0).unwrap();
+        assert_eq!((load.0[0].start, load.written(), load.first().unwrap().0), (0, 3, 0));
+        assert!(!load.is_scattered());
         let (more, full) = blocks.put(MIB - 2, b"abcd", 9, &file);
         assert_eq!((more, full), (MIB as usize + 2, false), "over two blocks");
         let others = 3 * (BLOCKS_MAX - 1);
@@ -286,6 +349,39 @@ mod tests {
         assert!(!blocks.have_room(5000..5001) && blocks.have_room(MIB..MIB + 1));
         let (runs, bytes) = blocks.take(|_| false).unwrap().into_runs();
         assert_eq!((runs.len(), bytes.len(), runs[1]), (RUNS_MAX, RUNS_MAX, (2, 1)));
+    }
+
+    #[test]
+    fn what_is_not_full_goes_together() {
+        let (file, mut blocks) = (file(), Blocks::default());
+        let lay = |blocks: &mut Blocks| {
+            for i in [3, 0, 1, 4, 2] {
+                let byte = [i as u8; 300 << 10];
+                blocks.put(i * MIB + 7, &byte, 9 - i as i64, &file);
+            }
+        };
+        let whole = |load: Load| {
+            let (since_ns, _) = load.first().unwrap();
+            let (runs, bytes) = load.into_runs();
+            let of = |at: usize| bytes[at * (300 << 10)];
+            let place = |(at, len): &(u64, usize)| (at / MIB, at % MIB, len >> 10);
+            let runs: Vec<_> = runs.iter().map(place).collect();
+            let each = (0..runs.len()).map(of).collect::<Vec<_>>();
+            (runs, each, since_ns)
+        };
+        lay(&mut blocks);
+        let (runs, bytes, since_ns) = whole(blocks.take(|_| true).unwrap());
+        assert_eq!(runs, [(0, 7, 300), (1, 7, 300), (3, 7, 300)], "the oldest, in their order");
+        assert_eq!((bytes, since_ns), (vec![0, 1, 3], 6));
+        blocks.clear();
+        lay(&mut blocks);
+        let (runs, bytes, _) = whole(blocks.take_farthest(&(4 * MIB + 9..4 * MIB + 10)).unwrap());
+        assert_eq!(runs, [(1, 7, 300), (2, 7, 300), (3, 7, 300)], "not where it goes");
+        assert_eq!(bytes, [1, 2, 3]);
+        blocks.put(4 * MIB, &[1; MIB as usize], 0, &file);
+        let load = blocks.take(|b| b.start == 4 * MIB).unwrap();
+        assert_eq!(load.written(), MIB as usize, "a full one alone");
+        assert!(blocks.take_farthest(&(MIB - 1..MIB)).is_none(), "none but its own");
     }
 
     #[test]
@@ -326,7 +422,8 @@ mod tests {
                 let mut rest = &bytes[..];
                 prop_assert_eq!(rest.len(), runs.iter().map(|(_, len)| len).sum::<usize>());
                 for (at, len) in runs {
-                    prop_assert!(last.is_none_or(|end| end < at), "ascending, not touching");
+                    let apart = |end| end < at || end == at && at == MIB;
+                    prop_assert!(last.is_none_or(apart), "ascending, not touching");
                     last = Some(at + len as u64);
                     let (bytes, later) = rest.split_at(len);
                     rest = later;

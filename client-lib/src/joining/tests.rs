@@ -114,6 +114,42 @@ fn several_writers_of_one_file_gather_side_by_side() {
 }
 
 #[test]
+fn writers_one_after_the_other_send_no_more() {
+    let (joins, _table, file) = opened(4);
+    jobs(&joins);
+    const RECORD: u64 = 47_008;
+    let (mut outs, mut alone, mut written) = (0, 0, 0);
+    let land = |outs: &mut usize, written: &mut usize| {
+        for job in jobs(&joins) {
+            assert_eq!(job, "write out");
+            *outs += 1;
+            *written += out(&joins, &file).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+            joins.landed(&file.state, None);
+        }
+    };
+    // Four writers with a stride each, but far ahead of each other: no block is ever full.
+    for writer in 0..4 {
+        for round in 0..300 {
+            let at = (4 * round + writer) * RECORD;
+            let cut = at.next_multiple_of(4096);
+            for (from, to) in [(at, cut), (cut, at + RECORD)] {
+                let data = vec![writer as u8; (to - from) as usize];
+                if from < to && !joins.add(&file, from, &data, false, 0).unwrap() {
+                    (alone, written) = (alone + 1, written + data.len());
+                }
+            }
+            land(&mut outs, &mut written);
+        }
+    }
+    while joins.any() {
+        joins.kick_all();
+        land(&mut outs, &mut written);
+    }
+    assert_eq!(written, 1200 * RECORD as usize);
+    assert!(outs <= 80 && alone <= 8, "{outs} and {alone} for {} MiB", written >> 20);
+}
+
+#[test]
 fn only_with_the_right_and_only_what_goes_on() {
     let (joins, _table, file) = opened(0);
     assert!(!joins.add(&file, 0, b"abc", false, 0).unwrap(), "no right");
