@@ -4,7 +4,8 @@
 //! open (a *right*, by number), and small writes that follow each other are gathered here, in blocks of
 //! [`JOINED_BYTES_MAX`] (`blocks.rs`), and sent as one: when a block is full, after [`JOINED_NS_MAX`],
 //! and before anything that must see them ([`Machine::touches`]: reading, attributes, truncation, fsync,
-//! close, ...). The background thread sends them (`Joins::next_job`); meanwhile the next ones gather.
+//! close, ...). Blocks that are not full go together, as many as come to no more than a full one. The
+//! background thread sends them (`Joins::next_job`); meanwhile the next ones gather.
 //! Several writers of one file, each with its own stride or its own part of it, gather side by side.
 //!
 //! | event | what happens |

@@ -35,13 +35,17 @@ pub fn small_writes_travel_together() {
     const LEN: u64 = 8 << 20;
     let cluster = Cluster::start(Spec::default());
     let (a, b) = (cluster.mount(""), cluster.mount(NO_CACHES));
+    let begin = Instant::now();
     let sent = requests(&cluster, || {
         let file = File::create(a.path("f")).unwrap();
         assert_eq!(write_steps(&file, 1, 0, LEN as usize / STEP), LEN);
         file.sync_all().unwrap();
     });
-    // A mebibyte is a request to each of four servers; and some around the move out of the metafile.
-    assert!(sent <= 4 * 8 + 16, "{sent} requests for {} writes", LEN as usize / STEP);
+    // A mebibyte is a request to each of four servers; and some around the move out of the metafile. On
+    // a machine so busy that a mebibyte takes more than half a second, what there is goes.
+    let late = (begin.elapsed().as_millis() / 500) as u64;
+    let most = 4 * 8 + 16 + 8 * late;
+    assert!(sent <= most, "{sent} requests for {} writes", LEN as usize / STEP);
     pattern::check_file(&b.path("f"), 1, LEN);
     pattern::check_file(&a.path("f"), 1, LEN);
     // Read while it is written, and written not in order.

@@ -28,6 +28,8 @@ pub struct Actor {
     handles: HashMap<NodeId, Handle>,
     /// What is open, and by whom.
     open: Vec<(NodeId, usize, Arc<OpenFile>)>,
+    /// Of which file the last write was, and where it ended.
+    went_on: (NodeId, u64),
     steps: u64,
 }
 
@@ -45,6 +47,7 @@ impl Actor {
             model: Model::new(),
             handles: HashMap::from([(0, dir)]),
             open: Vec::new(),
+            went_on: (0, 0),
             steps: 0,
         }
     }

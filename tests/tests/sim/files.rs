@@ -49,8 +49,15 @@ impl Actor {
         } else {
             (at, 1 + self.rand(FILE_MAX / 2))
         };
+        // And those that a mount joins: from the beginning, or on where the last one ended.
+        let at = match (self.rand(3), self.went_on) {
+            (0, _) => 0,
+            (1, (last, end)) if last == id && end < FILE_MAX => end,
+            _ => at,
+        };
         let data = self.bytes(len);
-        let real = self.hand().run(sys::Write::new(file.clone(), at, data.clone(), false)).await;
+        self.went_on = (id, at + len);
+        let real = self.hand().write(file, at, &data).await;
         self.same(&format!("write {len} at {at} of node {id}"), &real, Ok(()));
         assert_eq!(real.expect("just checked"), data.len());
         self.model.write(id, at as usize, &data);

@@ -300,6 +300,21 @@ fn several_clients_on_the_same_names_and_crashes() {
     });
 }
 
+/// Writes are joined in all of these; here with longer runs of them, read by another hand in between.
+#[test]
+fn joined_writes_are_seen_by_others_whatever_fails() {
+    let before = hand::JOINED.load(std::sync::atomic::Ordering::Relaxed);
+    play_all("joined writes", |seed| Play {
+        world: WorldSpec { meta: 1 + seed as usize % 2, small_file_bytes: 64, ..calm().world },
+        plan: FaultPlan { delay_us_max: 3_000, cut_per_million: 3_000, refuse_per_million: 20_000 },
+        chaos: (seed % 3 != 0).then_some(Chaos { pause_ms_max: 400, down_ms_max: 1_500 }),
+        hands: 2,
+        ..calm()
+    });
+    let joined = hand::JOINED.load(std::sync::atomic::Ordering::Relaxed) - before;
+    assert!(joined > seeds().len(), "{joined} writes were joined");
+}
+
 #[test]
 fn cut_connections_change_nothing() {
     play_all("cut connections", |seed| Play {

@@ -98,6 +98,7 @@ impl World {
         config.mem = Some(self.net.clone());
         config.name = "sim".into();
         config.name_rights = true;
+        config.join = true;
         if !caches {
             (config.acache_ms, config.ncache_ms) = (0, 0);
         }
