@@ -3,16 +3,17 @@
 //! One program's operations come one by one. The thread that has just answered looks for the next
 //! request for a moment (`-o spin-us`) and finds it without a wake-up, as long as no other thread has a
 //! request and could use the processor. But for each request the kernel also wakes a thread that sleeps
-//! in read(2), if there is one. So while all requests come from one thread of one program, one of ours is
-//! at the device, and the others are put aside (docs/PERFORMANCE.md: half the mount's CPU time):
+//! in read(2), if there is one. So while all requests come from one thread of one program, or are writes
+//! of one file (whose lock the kernel gives to one writer at a time), one of ours is at the device, and the
+//! others are put aside (docs/PERFORMANCE.md: half the mount's CPU time):
 //!
 //! | a thread | does |
 //! |---|---|
 //! | has answered, nobody is at the device | stays there: looks for a moment, then sleeps in read(2) |
-//! | has answered, somebody is there, the last `ALIKE` requests were one program's | is put aside |
+//! | has answered, somebody is there, the last `ALIKE` requests were one program's, or one file's | is put aside |
 //! | has answered, and they were not | stays there as well |
 //! | has a request, nobody is at the device, and it is about to sleep over an answer | calls one that was put aside |
-//! | has a request of another program than the last | calls all that were put aside |
+//! | has a request of another program than the last, and not a write of the same file | calls all that were put aside |
 //! | was put aside, and has slept for `LOOK` | goes to the device if nobody is there, or the mount has ended |
 //!
 //! Invariant: a request that is there is taken at once when a thread is at the device, or comes back to
@@ -24,12 +25,12 @@ use pvfs2_bmi::client::Spin;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use std::cell::{Cell, OnceCell};
-use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How often a thread that was put aside looks whether it is missed.
 const LOOK: Duration = Duration::from_millis(100);
-/// Requests in a row of one program's thread after which our others are put aside.
+/// Requests in a row of one program's thread, or writes of one file, after which our others are put aside.
 const ALIKE: u32 = 64;
 
 thread_local! {
@@ -46,9 +47,10 @@ pub(crate) struct Linger {
     readers: AtomicIsize,
     /// Threads that have a request.
     inside: AtomicUsize,
-    /// Requests in a row of the same program's thread.
+    /// Requests in a row of the same program's thread, or that write the same file.
     alike: AtomicU32,
     last: AtomicU32,
+    last_written: AtomicU64,
     aside: Mutex<Aside>,
     called: Condvar,
 }
@@ -71,6 +73,7 @@ impl Linger {
             inside: AtomicUsize::new(0),
             alike: AtomicU32::new(0),
             last: AtomicU32::new(0),
+            last_written: AtomicU64::new(0),
             aside: Mutex::default(),
             called: Condvar::new(),
         }
@@ -91,10 +94,16 @@ impl Linger {
     /// Serves a request of the thread `caller` (0: nobody's), and stays until the next one is there or
     /// the time is up, or until this thread is called.
     pub(crate) fn serve(&self, caller: u32, request: impl FnOnce()) {
+        self.serve_writer(caller, 0, request);
+    }
+
+    /// As [`Linger::serve`]; while it lasts the kernel sends no other write of the file `written` (0: of
+    /// none).
+    pub(crate) fn serve_writer(&self, caller: u32, written: u64, request: impl FnOnce()) {
         if SERVES.replace(true) {
             return request();
         }
-        self.comes_from(caller);
+        self.comes_from(caller, written);
         self.inside.fetch_add(1, Ordering::Relaxed);
         self.readers.fetch_sub(1, Ordering::AcqRel);
         request();
@@ -111,8 +120,11 @@ impl Linger {
     }
 
     /// A request of this thread has come: with another's, all of ours go to the device.
-    fn comes_from(&self, caller: u32) {
-        if caller != 0 && self.last.swap(caller, Ordering::Relaxed) == caller {
+    fn comes_from(&self, caller: u32, written: u64) {
+        let same_file =
+            self.last_written.swap(written, Ordering::Relaxed) == written && written != 0;
+        let same_thread = caller != 0 && self.last.swap(caller, Ordering::Relaxed) == caller;
+        if same_thread || same_file {
             if self.alike.load(Ordering::Relaxed) < ALIKE {
                 self.alike.fetch_add(1, Ordering::Relaxed);
             }
@@ -217,7 +229,7 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let linger = Arc::new(Linger::new(spin_us));
         linger.begin(reader, threads);
-        (0..ALIKE + 2).for_each(|_| linger.comes_from(ME));
+        (0..ALIKE + 2).for_each(|_| linger.comes_from(ME, 0));
         (linger, writer)
     }
 
@@ -292,6 +304,24 @@ mod tests {
         assert_eq!(readers(), 3, "and nobody is put aside any more");
         served(&linger);
         assert_eq!((readers(), linger.aside.lock().threads), (3, 0));
+    }
+
+    #[test]
+    fn others_are_put_aside_while_one_file_is_written() {
+        let (linger, _writer) = device(0, 3);
+        let alike = || linger.alike.load(Ordering::Relaxed);
+        linger.comes_from(7, 1);
+        assert_eq!(alike(), 0, "another thread");
+        (0..ALIKE).for_each(|i| linger.comes_from(8 + i % 4, 1));
+        assert_eq!(alike(), ALIKE);
+        linger.comes_from(3, 2);
+        assert_eq!(alike(), 0, "another file");
+        linger.comes_from(4, 2);
+        linger.comes_from(4, 0);
+        assert_eq!(alike(), 2, "the same thread");
+        linger.comes_from(5, 0);
+        linger.comes_from(6, 2);
+        assert_eq!(alike(), 0, "a write of the same file, but not the last");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) struct WriteHow {
     /// Durable before the answer: the kernel sees to it for pages, we where they are passed by.
     sync: bool,
     /// It may be held back for a moment.
-    joins: bool,
+    pub(super) joins: bool,
 }
 
 impl WriteHow {

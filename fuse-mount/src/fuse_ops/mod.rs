@@ -275,7 +275,8 @@ impl Filesystem for PvfsFs {
         match self.opened(fh) {
             Some(opened) => {
                 let how = io::WriteHow::new(write_flags, flags.0, opened.direct, self.writeback);
-                self.dispatch.linger().serve(req.pid(), || {
+                let locked = if how.joins { opened.file.handle.0 } else { 0 };
+                self.dispatch.linger().serve_writer(req.pid(), locked, || {
                     self.write_file(req, &opened, logical_offset, data, how, reply);
                 });
             }
