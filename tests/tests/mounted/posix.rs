@@ -314,7 +314,7 @@ pub fn names_links_and_special_files() {
         fs::read_dir(&mount.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 6, "{names:?}");
     let (statfs, disk) = (rfs::statfs(&mount.dir).unwrap(), rfs::statfs(cluster.dir()).unwrap());
-    let total = |s: &rfs::StatFs| s.f_blocks as u64 * s.f_bsize as u64;
+    let total = |s: &rfs::StatFs| s.f_blocks * s.f_bsize as u64;
     assert!(
         total(&statfs).abs_diff(total(&disk)) <= 4096,
         "one disk for all servers: counted once"
