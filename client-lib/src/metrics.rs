@@ -29,6 +29,7 @@ pub const SYS_OPS: &[&str] = &[
     "fallocate",
     "lseek",
     "fsync",
+    "fsync_many",
     "flush",
     "statfs",
     "getxattr",

@@ -69,6 +69,39 @@ fn operations_cost_what_the_design_says() {
 }
 
 #[test]
+fn many_files_are_synced_at_the_price_of_few() {
+    let c = Cluster::new(Shape::default());
+    let m = Mount::new(&c, 60_000);
+    let mut all = vec![ROOT];
+    for n in 0..100 {
+        let f = m.create(&format!("small{n}"));
+        m.write(&f, 0, &bytes(4096, 1));
+        all.push(f.handle);
+        m.close(f);
+    }
+    let (open, closed) = (m.create("open"), m.create("closed"));
+    m.write(&open, 0, &bytes(1 << 20, 2));
+    m.write(&closed, 0, &bytes(1 << 20, 3));
+    all.extend([open.handle, closed.handle]);
+    m.close(closed);
+    c.take_counts();
+    m.run(FsyncMany::new(all.clone())).unwrap();
+    // What is open is reported first; the datafiles of both go in one request to each server.
+    let asked: std::collections::BTreeMap<_, _> = counts(&c).into_iter().collect();
+    assert_eq!((asked["df_sync"], asked["fsync"], asked["report"]), (4, 103, 1), "{asked:?}");
+    assert!(asked.get("getattr").is_none_or(|n| *n <= 3), "{asked:?}");
+    assert_eq!(m.stat(open.handle).size, 1 << 20);
+    // Without caches each is asked for.
+    let cold = Mount::new(&c, 0);
+    cold.run(FsyncMany::new(all.clone())).unwrap();
+    let asked: std::collections::BTreeMap<_, _> = counts(&c).into_iter().collect();
+    assert_eq!((asked["df_sync"], asked["fsync"], asked["getattr"]), (4, 103, 103), "{asked:?}");
+    // One that is gone: nothing is promised.
+    m.run(Unlink::new(ROOT, name("small7"))).unwrap();
+    assert_eq!(m.run(FsyncMany::new(all)).unwrap_err().code, ErrorCode::Stale);
+}
+
+#[test]
 fn a_large_write_fits_frames_and_reads_back() {
     let c = Cluster::new(Shape { ios: 2, ..Default::default() });
     let m = Mount::new(&c, 0);

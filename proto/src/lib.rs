@@ -12,6 +12,7 @@
 //! - [`op`]: the operations and their messages
 //! - [`frame`]: the 32-byte header and its checks
 //! - [`cluster`]: the map of servers that clients receive from `get_config`
+//! - [`ioctl`][mod@ioctl]: what a mount can be asked by ioctl(2)
 //! - [`keyval`]: the methods that can hold a server's keys and values
 //! - [`error`]: error codes of the wire, numbered and never reused
 //! - [`env`][mod@env]: clock and random numbers as traits
@@ -23,6 +24,7 @@ pub mod env;
 pub mod error;
 pub mod frame;
 pub mod handle;
+pub mod ioctl;
 pub mod keyval;
 pub mod layout;
 pub mod limits;

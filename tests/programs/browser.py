@@ -356,13 +356,17 @@ def enter(p, selector, text=None):
         p.keyboard.type(text)
 
 
+def sign_in(p, user, password):
+    enter(p, "#user", user)
+    enter(p, "#password", password)
+    enter(p, "main button")
+
+
 def by_keyboard(fresh, url, password):
     """A user's and the administrator's work without a mouse."""
     p = fresh().new_page()
     p.goto(f"{url}/login")
-    enter(p, "#user", "ann-desktop")
-    enter(p, "#password", PASSWORD)
-    enter(p, "main button")
+    sign_in(p, "ann-desktop", PASSWORD)
     p.wait_for_url("**/files/1")
     enter(p, "#name", "By keyboard")
     enter(p, "form[action$=mkdir] button")
@@ -380,9 +384,7 @@ def by_keyboard(fresh, url, password):
     enter(p, "nav a[href='/account']")
     enter(p, "nav form button")
     p.wait_for_url("**/login")
-    enter(p, "#user", "admin")
-    enter(p, "#password", password)
-    enter(p, "main button")
+    sign_in(p, "admin", password)
     p.wait_for_url("**/files/1")
     enter(p, "nav a[href='/admin']")
     p.wait_for_url("**/admin")

@@ -6,7 +6,8 @@ last is there (in its file, a conflict copy, the versions or the trash), and wha
     sync_kill.py PVFS2 SCRATCH local|pvfs2     (root's, with /dev/fuse for pvfs2)
 
 local: the server's root is a bind mount of a small tmpfs, and so is one device's folder.
-pvfs2: it is on a mount of a file system of processes of its own.
+pvfs2: it is on a mount of a file system of processes of its own, of which one I/O server has little room.
+In both a user's store is moved to another route at last, which goes away and comes back.
 SEED repeats the same wishes; threads and kernel take turns as they like. FAULTS names some faults only.
 """
 import glob
@@ -16,11 +17,14 @@ import random
 import re
 import shutil
 import signal
+import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import tomllib
+import urllib.request
 
 BIN, S, KIND = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), sys.argv[3]
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**9))
@@ -76,8 +80,15 @@ class Pvfs2:
     def __init__(self):
         global data
         data = S / "data"
-        run(BIN, "quickstart", "--data", data, "--mount", S / "own", "--processes", "--io", "2", "--detach",
-            stdout=subprocess.DEVNULL)
+        begin = [BIN, "quickstart", "--data", data, "--mount", S / "own", "--processes", "--io", "2", "--detach"]
+        run(*begin, stdout=subprocess.DEVNULL)
+        run(BIN, "quickstart", "--stop", "--data", data, stdout=subprocess.DEVNULL)
+        little, formatted = data / "storage/io1", S / "io1"
+        shutil.move(little, formatted)
+        little.mkdir()
+        mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", little)
+        shutil.copytree(formatted, little, dirs_exist_ok=True)
+        run(*begin, stdout=subprocess.DEVNULL)
         found = tomllib.loads((data / "cluster.toml").read_text())
         tcp = next(a for s in found["servers"] for a in s["addresses"] if a.startswith("tcp://"))
         self.spec = f"{tcp}/{found['filesystem']['name']}"
@@ -123,6 +134,7 @@ class Service:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
+        self.store = place.root
         place.root.mkdir(exist_ok=True)
         self.start(first=["--init"])
         told = lambda: re.search(r"password (\S+)", (S / "server.log").read_text())
@@ -136,6 +148,26 @@ class Service:
 
     def end(self, sig=signal.SIGKILL):
         end(self.process, sig)
+
+    def ask(self, method, path, body=None, token=None):
+        trust = ssl.create_default_context(cafile=S / "cert.pem")
+        head = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+        request = urllib.request.Request(f"https://127.0.0.1:{self.port}/api/v1{path}", method=method, headers=head,
+                                         data=None if body is None else json.dumps(body).encode())
+        with urllib.request.urlopen(request, context=trust, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def move(self, name, path):
+        """Makes a route and moves the administrator's store there."""
+        token = self.ask("POST", "/login", {"user": "admin", "password": self.password, "device": "mover"})["token"]
+        to = self.ask("POST", "/admin/routes", {"name": name, "path": str(path)}, token)["id"]
+        user = next(u["id"] for u in self.ask("GET", "/admin/users", token=token) if u["name"] == "admin")
+        self.ask("POST", f"/admin/users/{user}/move", {"route": to}, token)
+        jobs = lambda: self.ask("GET", "/admin/jobs", token=token)
+        until("the end of the move", lambda: all(j["ended_ms"] for j in jobs()))
+        if not all(j["ok"] for j in jobs()):
+            raise SystemExit(f"the store was not moved: {jobs()}")
+        self.store = pathlib.Path(path)
 
 
 class Device:
@@ -294,13 +326,52 @@ def faults(place, service, devices):
         yield io_server_killed
         yield mount_gone
 
+        def io_server_full():
+            pause()
+            ballast = fill(place.at)
+            # More than what is kept back for those who are writing already.
+            if not a.write("large", "y" * (12 << 20)):
+                raise SystemExit("the device has no room")
+            a.mine["large"] = "y" * (12 << 20)
+            until("the device's word of it", lambda: "no room" in told(a), 60)
+            pause(3)
+            ballast.unlink()
+            pause()
+        yield io_server_full
+
+    def route_gone():
+        there, other = S / "route", S / "route.other"
+        other.mkdir()
+        there.mkdir()
+        mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", other)
+        mount("--bind", other, there)
+        service.move("other", there)
+        pause(2)
+        had = [len(tree(d.folder)) for d in devices]
+        unmount(there, "-l")
+        # A store that is away is no store that is empty: devices wait.
+        until("the device's word of it", lambda: "503" in told(a), 60)
+        pause(3)
+        for d, n in zip(devices, had):
+            if len(tree(d.folder)) < n - 10:
+                raise SystemExit(f"{d.name} had {n} files, and has {len(tree(d.folder))}")
+        if os.listdir(there):
+            raise SystemExit(f"something began on the bare mount point: {os.listdir(there)}")
+        mount("--bind", other, there)
+        pause(2)
+    yield route_gone
+
+
+def told(device):
+    return subprocess.run([BIN, "sync", "status", "--state", device.state], capture_output=True, text=True).stdout
+
 
 def everywhere(service, devices):
     """What is kept in the server's versions and trash too."""
-    own = service.place.root / ".sync"
+    own = service.store / ".sync"
     texts = {p.read_text(errors="replace") for area in ("versions", "trash", "foreign")
              for p in own.glob(f"*/{area}/**/*") if p.is_file()}
-    return texts.union(tree(service.place.root / "admin").values())
+    return texts.union(tree(service.store / "admin").values())
 
 
 def main():
@@ -318,7 +389,7 @@ def main():
         begin = time.time()
         fault()
         a, b = devices
-        same = lambda: tree(a.folder) == tree(b.folder) == tree(place.root / "admin")
+        same = lambda: tree(a.folder) == tree(b.folder) == tree(service.store / "admin")
         until(f"all the same after {fault.__name__}", same)
         print(f"{fault.__name__}: the same everywhere after {time.time() - begin:.0f} s", flush=True)
         check(service, devices, fault.__name__)

@@ -34,7 +34,7 @@ use pvfs2_client::sys::{
 };
 use pvfs2_proto::attr::mode::{S_IFMT, S_IFREG};
 use pvfs2_proto::op::CreateRequest;
-use pvfs2_proto::{ErrorCode, SetAttr};
+use pvfs2_proto::{ErrorCode, SetAttr, ioctl};
 use shared::Opened;
 pub(crate) use shared::Shared;
 use std::ffi::OsStr;
@@ -534,15 +534,18 @@ impl Filesystem for PvfsFs {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
+        cmd: u32,
+        in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        if ioctl::is_fsync_many(cmd) {
+            return self.sync_many(req, in_data, reply);
+        }
         reply.error(Errno::ENOTTY);
     }
 }

@@ -7,10 +7,12 @@ use super::{Opened, PvfsFs, Shared};
 use crate::dispatch::errno;
 use bytes::Bytes;
 use fuser::{
-    Errno, FileHandle, FopenFlags, LockOwner, ReplyCreate, ReplyEmpty, ReplyOpen, Request,
+    Errno, FileHandle, FopenFlags, INodeNo, LockOwner, ReplyCreate, ReplyEmpty, ReplyIoctl,
+    ReplyOpen, Request,
 };
 use pvfs2_client::OpenFile;
-use pvfs2_client::sys::{Create, Flush, Fsync, Open, Release};
+use pvfs2_client::sys::{Create, Flush, Fsync, FsyncMany, Open, Release};
+use pvfs2_proto::ioctl::FSYNC_MANY_MAX;
 use pvfs2_proto::{Handle, Result};
 use std::sync::Arc;
 
@@ -188,6 +190,21 @@ impl PvfsFs {
         };
         let answer = self.shared.written_out(handle, answer("fsync", reply));
         self.dispatch.run_op(self.dispatch.open_file_op(req), machine, answer);
+    }
+
+    /// Makes the objects durable whose inode numbers a program gives.
+    pub(super) fn sync_many(&self, req: &Request, numbers: &[u8], reply: ReplyIoctl) {
+        let (numbers, rest) = numbers.as_chunks::<8>();
+        if !rest.is_empty() || numbers.len() > FSYNC_MANY_MAX {
+            return reply.error(Errno::EINVAL);
+        }
+        let handle = |n: &[u8; 8]| self.handle(INodeNo(u64::from_ne_bytes(*n)));
+        let handles: Vec<Handle> = numbers.iter().map(handle).collect();
+        let machine = FsyncMany::new(handles);
+        self.dispatch.run_op(self.dispatch.open_file_op(req), machine, |result| match result {
+            Ok(()) => reply.ioctl(0, &[]),
+            Err(e) => reply.error(errno("fsync_many", &e)),
+        });
     }
 
     /// The mount has ended with files open (it was cut off): the servers hear of it all the same.

@@ -303,7 +303,8 @@ impl Pass<'_> {
                 Err(e) => ends.push((Key::Node(info.id), Err(e))),
             }
         }
-        let places: Vec<_> = here.iter().map(|(_, tmp, _)| At(Area::Own, tmp.as_str())).collect();
+        let places: Vec<_> =
+            here.iter().map(|(_, tmp, stat)| (At(Area::Own, tmp.as_str()), stat.inode)).collect();
         self.e.files.settle(&places)?;
         let (mut new, mut over) = (Vec::new(), Vec::new());
         for (info, tmp, stat) in here {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use ureq::http::{Method, Request, Response};
@@ -27,6 +27,8 @@ const CALL: Duration = Duration::from_secs(90);
 /// Silence on a transfer of bytes.
 const TRANSFER: Duration = Duration::from_secs(600);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// So many pieces of a body are read before they are needed.
+const PIECES_AHEAD: usize = 4;
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -374,7 +376,21 @@ impl Remote for Client {
     }
 }
 
-/// Hands a body on as it comes.
+/// Fills `piece` from a body; less only at its end.
+fn fill(body: &mut impl Read, pace: &Pace, piece: &mut [u8]) -> Result<usize> {
+    let mut have = 0;
+    while let Some(room) = piece.get_mut(have..).filter(|room| !room.is_empty()) {
+        let n = body.read(room).map_err(|e| net(&e))?;
+        if n == 0 {
+            break;
+        }
+        pace.down.pass(n);
+        have += n;
+    }
+    Ok(have)
+}
+
+/// Hands a body on as it comes. Of a long one the next pieces are read and decrypted meanwhile, by a thread.
 fn drain(
     answer: &mut Response<Body>,
     pace: &Pace,
@@ -382,18 +398,28 @@ fn drain(
 ) -> Result<()> {
     let mut body = answer.body_mut().with_config().limit(u64::MAX).reader();
     let mut piece = vec![0; PIECE_BYTES];
-    let mut have = 0;
-    loop {
-        let room = piece.get_mut(have..).unwrap_or_default();
-        let n = body.read(room).map_err(|e| net(&e))?;
-        pace.down.pass(n);
-        have += n;
-        if have == piece.len() || (n == 0 && have > 0) {
-            sink(piece.get(..have).unwrap_or_default())?;
-            have = 0;
-        }
-        if n == 0 {
-            return Ok(());
-        }
+    let have = fill(&mut body, pace, &mut piece)?;
+    if have < PIECE_BYTES {
+        return if have > 0 { sink(piece.get(..have).unwrap_or_default()) } else { Ok(()) };
     }
+    let (give, taken) = mpsc::sync_channel::<(Vec<u8>, usize)>(PIECES_AHEAD);
+    let (give_back, used) = mpsc::channel::<Vec<u8>>();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(move || {
+            loop {
+                let mut piece = used.try_recv().unwrap_or_else(|_| vec![0; PIECE_BYTES]);
+                let have = fill(&mut body, pace, &mut piece)?;
+                // Whoever does not want it has said why.
+                if have == 0 || give.send((piece, have)).is_err() || have < PIECE_BYTES {
+                    return Ok(());
+                }
+            }
+        });
+        sink(&piece)?;
+        for (piece, have) in taken {
+            sink(piece.get(..have).unwrap_or_default())?;
+            let _ = give_back.send(piece);
+        }
+        reading.join().unwrap_or_else(|_| Err(SyncError::Net("a thread ended".into())))
+    })
 }

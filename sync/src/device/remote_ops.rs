@@ -10,7 +10,7 @@ use crate::tree::{Entry, Key, Kind, NodeId};
 use crate::vault::content::Sealer;
 
 /// Bytes of a large file in one request.
-const SEND_BYTES: usize = 8 << 20;
+const SEND_BYTES: usize = 16 << 20;
 
 pub(super) fn parent_node(key: Key) -> Result<NodeId> {
     match key {

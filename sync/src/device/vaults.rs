@@ -178,8 +178,8 @@ impl Pass<'_> {
             }
             return Ok(());
         }
-        files.put(own, text, (self.e.now_ns)(), false)?;
-        files.settle(&[own])?;
+        let put = files.put(own, text, (self.e.now_ns)(), false)?;
+        files.settle(&[(own, put.inode)])?;
         if old.is_empty() && files.stat(at)?.is_none() {
             super::local_ops::renamed(files.rename(own, at))?;
         } else {

@@ -3,6 +3,7 @@
 use super::{Area, At, Files, Listing, OWN_DIRS, Stat, What, name_of, parent_of};
 use crate::error::{Result, SyncError};
 use crate::rng;
+use pvfs2_proto::ioctl;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use std::path::{Path, PathBuf};
@@ -155,18 +156,41 @@ fn write_out(fd: &OwnedFd, end: u64) {
     }
 }
 
-/// Sets the execute bit, wherever the file may be read, and the time.
-fn dress(fd: &OwnedFd, mtime_ns: i64, exec: bool) -> rustix::io::Result<()> {
+/// Sets the execute bit, wherever the file may be read.
+fn dress(fd: &OwnedFd, exec: bool) -> rustix::io::Result<()> {
     let was = fs::fstat(fd)?.st_mode & 0o777;
     let mode = if exec { was | ((was & 0o444) >> 2) } else { was & 0o666 };
     if mode != was {
         fs::fchmod(fd, Mode::from_raw_mode(mode))?;
     }
+    Ok(())
+}
+
+/// Sets the time of the last change.
+fn date(fd: &OwnedFd, mtime_ns: i64) -> rustix::io::Result<()> {
     let time = Timespec {
         tv_sec: mtime_ns.div_euclid(1_000_000_000),
         tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
     };
     fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })
+}
+
+/// Has a pvfs2 mount make objects durable, by their inodes; `false`: `root` lies on no such mount, or on one
+/// of an older version.
+fn fsync_many(root: &OwnedFd, inodes: &[u64]) -> std::io::Result<bool> {
+    for some in inodes.chunks(ioctl::FSYNC_MANY_MAX) {
+        let cmd = ioctl::fsync_many(some.len());
+        // SAFETY: the descriptor is open, and the mount reads as many numbers as `cmd` says there are.
+        if unsafe { libc::ioctl(root.as_raw_fd(), libc::c_ulong::from(cmd), some.as_ptr()) } == 0 {
+            continue;
+        }
+        let e = std::io::Error::last_os_error();
+        return match e.raw_os_error() {
+            Some(libc::ENOTTY | libc::ENOSYS | libc::EOPNOTSUPP) => Ok(false),
+            _ => Err(e),
+        };
+    }
+    Ok(true)
 }
 
 /// Whether `syncfs` makes files durable there: on FUSE it only hands the bytes to its server, and of other
@@ -283,13 +307,16 @@ impl Files for Disk {
         let fd = self.open_at("finish", at, OFlags::WRONLY | OFlags::CREATE)?;
         let fail = |e: rustix::io::Errno| SyncError::io(self.what("finish", at), e.into());
         fs::ftruncate(&fd, len).map_err(fail)?;
-        dress(&fd, mtime_ns, exec).map_err(fail)?;
+        dress(&fd, exec).map_err(fail)?;
+        date(&fd, mtime_ns).map_err(fail)?;
         fs::fsync(&fd).map_err(fail)
     }
 
     fn put(&self, at: At, bytes: &[u8], mtime_ns: i64, exec: bool) -> Result<Stat> {
         let fd = self.open_at("write", at, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         let fail = |e: rustix::io::Errno| SyncError::io(self.what("write", at), e.into());
+        // Before the bytes: then the kernel has the attributes still, and asks no FUSE server.
+        dress(&fd, exec).map_err(fail)?;
         let (mut rest, mut pos) = (bytes, 0);
         while !rest.is_empty() {
             match rustix::io::pwrite(&fd, rest, pos) {
@@ -301,22 +328,28 @@ impl Files for Disk {
                 Err(e) => return Err(fail(e)),
             }
         }
-        dress(&fd, mtime_ns, exec).map_err(fail)?;
+        date(&fd, mtime_ns).map_err(fail)?;
         Ok(to_stat(&fs::fstat(&fd).map_err(fail)?))
     }
 
-    fn settle(&self, all: &[At]) -> Result<()> {
-        let Some(first) = all.first() else { return Ok(()) };
+    fn settle(&self, all: &[(At, u64)]) -> Result<()> {
+        let Some((first, _)) = all.first() else { return Ok(()) };
         let root = self.root(first.0);
-        // One call for the whole file system costs about as much as ten for a file.
-        if all.len() >= SYNCFS_FROM && all.iter().all(|a| a.0 == first.0) && syncs_whole(root) {
-            return fs::syncfs(root)
-                .map_err(|e| SyncError::io(self.what("sync", *first), e.into()));
+        let fail = |e: std::io::Error| SyncError::io(self.what("sync", *first), e);
+        if all.iter().all(|(at, _)| at.0 == first.0) {
+            // One call for the whole file system costs about as much as ten for a file.
+            if all.len() >= SYNCFS_FROM && syncs_whole(root) {
+                return fs::syncfs(root).map_err(|e| fail(e.into()));
+            }
+            let inodes: Vec<u64> = all.iter().map(|(_, inode)| *inode).collect();
+            if all.len() > 1 && fsync_many(root, &inodes).map_err(fail)? {
+                return Ok(());
+            }
         }
         // Several at once, so that a journal or a server takes them together.
         let part = all.len().div_ceil(SYNC_THREADS);
         std::thread::scope(|scope| {
-            let sync = |at: &At| {
+            let sync = |(at, _): &(At, u64)| {
                 let fd = self.open_at("sync", *at, OFlags::RDONLY)?;
                 fs::fsync(fd).map_err(|e| SyncError::io(self.what("sync", *at), e.into()))
             };

@@ -347,8 +347,8 @@ impl Files for Mem {
         self.stat(at)?.ok_or_else(|| errno(libc::ENOENT, at))
     }
 
-    fn settle(&self, all: &[At]) -> Result<()> {
-        for at in all {
+    fn settle(&self, all: &[(At, u64)]) -> Result<()> {
+        for (at, _) in all {
             let mut inner = self.0.lock();
             inner.step()?;
             let node = inner.nodes.get_mut(&key(*at)).ok_or_else(|| errno(libc::ENOENT, *at))?;

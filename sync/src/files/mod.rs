@@ -99,11 +99,11 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// I/O; [`crate::error::SyncError::Full`].
     fn put(&self, at: At, bytes: &[u8], mtime_ns: i64, exec: bool) -> Result<Stat>;
-    /// Makes many files durable that [`Files::put`] made, at the price of few.
+    /// Makes many files durable that [`Files::put`] made, at the price of few; with the inode of each.
     ///
     /// # Errors
     /// I/O: then none of them counts as durable.
-    fn settle(&self, all: &[At]) -> Result<()>;
+    fn settle(&self, all: &[(At, u64)]) -> Result<()>;
     /// Makes a directory.
     ///
     /// # Errors

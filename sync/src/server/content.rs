@@ -1,7 +1,7 @@
 //! Bytes in and out. A download reads from the file as it was when the request came, also if it is
 //! replaced meanwhile; it goes out as an attachment that no browser runs (trap 19). An upload's pieces
 //! are written outside the store's lock.
-use super::http::{Answer, Failure, Who, blocking};
+use super::http::{Answer, Who, blocking};
 use crate::api::UploadState;
 use crate::error::{Result, SyncError};
 use crate::files::{Area, At, PIECE_BYTES, name_of};
@@ -16,6 +16,12 @@ use serde::Deserialize;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+/// So much of an upload is written at once.
+const RECEIVE_BYTES: usize = 2 << 20;
+/// So many pieces of a download are read before they are needed.
+const PIECES_AHEAD: usize = 2;
 
 /// `?rev=`: only at this revision.
 #[derive(Debug, Deserialize)]
@@ -142,22 +148,19 @@ pub(super) fn answer(o: Opened, headers: &HeaderMap) -> Answer<Response> {
     };
     let (from, end) = asked.map_or((0, o.size), |(a, b)| (a, b + 1));
     let file = Arc::new(o.file);
-    let pieces = stream::unfold(from, move |pos| {
+    let read = move |pos| {
         let file = file.clone();
         async move {
-            if pos >= end {
-                return None;
-            }
             let len = usize::try_from(end - pos).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
             let piece = tokio::task::spawn_blocking(move || {
                 let mut buf = vec![0; len];
                 file.read_exact_at(&mut buf, pos).map(|()| Bytes::from(buf))
             });
-            let piece = piece.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-            let next = if piece.is_ok() { pos + len as u64 } else { end };
-            Some((piece, next))
+            piece.await.unwrap_or_else(|e| Err(std::io::Error::other(e)))
         }
-    });
+    };
+    // After an error the connection ends, so that nobody takes what follows for the file.
+    let pieces = stream::iter((from..end).step_by(PIECE_BYTES)).map(read).buffered(PIECES_AHEAD);
     let mut response = Body::from_stream(pieces).into_response();
     if let Some((a, b)) = asked {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -206,33 +209,45 @@ where
     })
     .await?;
     let mut stream = std::pin::pin!(stream);
-    let mut pos = offset;
-    let mut piece = Vec::new();
-    loop {
+    let (mut pos, mut piece) = (offset, Vec::new());
+    // The next piece comes in while this one is written.
+    let mut written: Option<JoinHandle<Result<()>>> = None;
+    let got = loop {
         let next = stream.next().await;
         let ended = next.is_none();
         match next {
             Some(Ok(bytes)) => piece.extend_from_slice(&bytes),
-            Some(Err(e)) => return Err(Failure(SyncError::Invalid(format!("upload cut: {e}")))),
+            Some(Err(e)) => break Err(SyncError::Invalid(format!("upload cut: {e}"))),
             None => {}
         }
         if pos + piece.len() as u64 > size {
             let why = format!("more than the {size} bytes that were announced");
-            return Err(Failure(SyncError::Invalid(why)));
+            break Err(SyncError::Invalid(why));
         }
-        if !piece.is_empty() && (ended || piece.len() >= PIECE_BYTES) {
+        if !piece.is_empty() && (ended || piece.len() >= RECEIVE_BYTES) {
+            if let Err(e) = write_ends(&mut written).await {
+                break Err(e);
+            }
             let (worker, progress, name) = (who.worker.clone(), progress.clone(), id.to_owned());
-            let bytes = std::mem::take(&mut piece);
-            pos = blocking(move || {
-                let mut p = progress.lock();
-                p.append(&*worker.files, &name, pos, &bytes)?;
-                Ok(p.offset)
-            })
-            .await?;
+            let (at, bytes) = (pos, std::mem::take(&mut piece));
+            pos += bytes.len() as u64;
+            written = Some(tokio::task::spawn_blocking(move || {
+                progress.lock().append(&*worker.files, &name, at, &bytes)
+            }));
         }
         if ended {
-            return Ok(pos);
+            break Ok(pos);
         }
+    };
+    write_ends(&mut written).await?;
+    Ok(got?)
+}
+
+/// Waits for a piece that is being written, if there is one.
+async fn write_ends(written: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+    match written.take() {
+        Some(task) => task.await.unwrap_or_else(|e| Err(SyncError::Net(e.to_string()))),
+        None => Ok(()),
     }
 }
 

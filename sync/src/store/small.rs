@@ -76,7 +76,8 @@ pub fn stage<B: AsRef<[u8]>>(
             }
         }
     }
-    let places: Vec<_> = staged.iter().map(|(_, s)| At(Area::Own, s.own.as_str())).collect();
+    let places: Vec<_> =
+        staged.iter().map(|(_, s)| (At(Area::Own, s.own.as_str()), s.inode)).collect();
     if let Err(e) = files.settle(&places) {
         discard(files, staged.iter().map(|(_, s)| s.own.as_str()));
         return Err(e);

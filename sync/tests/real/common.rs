@@ -1,6 +1,7 @@
 //! What the tests over TLS share.
 pub mod browser;
 pub mod folder;
+pub mod place;
 
 use pvfs2_sync::server::running::Running;
 use std::sync::Arc;

@@ -1,76 +1,23 @@
 //! What a person sets on a device, on real devices and daemons with the real server: what is left out,
 //! chosen folders, pause, schedules, limits, and the settings page on 127.0.0.1.
 use crate::common::folder::until;
-use pvfs2_sync::api::Login;
-use pvfs2_sync::device::config::Config;
+use crate::common::place::{Device, Place};
 use pvfs2_sync::device::daemon::{self, Status};
-use pvfs2_sync::device::engine::Report;
 use pvfs2_sync::device::filter::IGNORE_FILE;
 use pvfs2_sync::device::page::Address;
 use pvfs2_sync::device::settings::{Schedule, Settings};
-use pvfs2_sync::server::root::Begin;
-use pvfs2_sync::server::running::{Options, Running};
-use pvfs2_sync::server::users::now_ms;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const PASSWORD: &str = "correct horse battery";
-
-struct Place {
-    dir: tempfile::TempDir,
-    server: Running,
-}
-
-struct Device {
-    state: PathBuf,
-    folder: PathBuf,
-}
-
 impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("user");
-        std::fs::create_dir(&root).unwrap();
-        let options =
-            Options { begin: Begin::New, ..Options::new(root, "127.0.0.1:0".parse().unwrap()) };
-        let server = Running::start(&options).unwrap();
-        server.app.accounts.create("ann", PASSWORD, false, None, now_ms()).unwrap();
-        Self { dir, server }
-    }
-
-    fn device(&self, name: &str) -> Device {
-        let d = Device {
-            state: self.dir.path().join(format!("{name}.state")),
-            folder: self.dir.path().join(name),
-        };
-        let login = Login { user: "ann".into(), password: PASSWORD.into(), device: name.into() };
-        let ca = std::fs::read_to_string(&self.server.cert).unwrap();
-        let url = format!("https://{}", self.server.addr);
-        Config::set_up(&d.state, &url, Some(ca), &login, &d.folder).unwrap();
-        d
-    }
-
     fn there(&self, path: &str) -> Option<String> {
         std::fs::read_to_string(self.dir.path().join("user/ann").join(path)).ok()
     }
 }
 
 impl Device {
-    fn pass(&self) -> Report {
-        let report = daemon::once(&self.state, false).unwrap();
-        assert!(report.problems.is_empty(), "{:?}", report.problems);
-        report
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.folder.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn has(&self, path: &str) -> Option<String> {
+    fn reads(&self, path: &str) -> Option<String> {
         std::fs::read_to_string(self.folder.join(path)).ok()
     }
 
@@ -93,7 +40,7 @@ fn what_is_left_out_stays_where_it_is_and_unites_when_it_comes_back() {
     a.write("d/z", "2");
     a.pass();
     b.pass();
-    assert_eq!(b.has("d/y.tmp").as_deref(), Some("old"));
+    assert_eq!(b.reads("d/y.tmp").as_deref(), Some("old"));
 
     // Left out on b alone: neither its deletion nor its edit travels, and nothing comes.
     b.set(|s| s.ignore.push("*.tmp".into()));
@@ -106,24 +53,24 @@ fn what_is_left_out_stays_where_it_is_and_unites_when_it_comes_back() {
     b.pass();
     assert_eq!(place.there("x.tmp").as_deref(), Some("of a"));
     assert_eq!(place.there("d/y.tmp").as_deref(), Some("old"));
-    assert_eq!((place.there("new.tmp"), b.has("more.tmp")), (None, None));
+    assert_eq!((place.there("new.tmp"), b.reads("more.tmp")), (None, None));
 
     // A folder that holds something left out is not taken away with what is synchronised in it.
     std::fs::remove_dir_all(a.folder.join("d")).unwrap();
     a.pass();
     b.pass();
-    assert_eq!(b.has("d/y.tmp").as_deref(), Some("edited on b"));
-    assert_eq!(b.has("d/z"), None);
+    assert_eq!(b.reads("d/y.tmp").as_deref(), Some("edited on b"));
+    assert_eq!(b.reads("d/z"), None);
 
     // Let in again: united, nothing deleted.
     b.set(|s| s.ignore.clear());
     b.pass();
     a.pass();
-    assert_eq!(b.has("x.tmp").as_deref(), Some("of a"));
+    assert_eq!(b.reads("x.tmp").as_deref(), Some("of a"));
     for d in [&a, &b] {
-        assert_eq!(d.has("new.tmp").as_deref(), Some("only b"));
-        assert_eq!(d.has("more.tmp").as_deref(), Some("only a"));
-        assert_eq!(d.has("d/y.tmp").as_deref(), Some("edited on b"));
+        assert_eq!(d.reads("new.tmp").as_deref(), Some("only b"));
+        assert_eq!(d.reads("more.tmp").as_deref(), Some("only a"));
+        assert_eq!(d.reads("d/y.tmp").as_deref(), Some("edited on b"));
     }
 
     // The file in the folder is for all devices.
@@ -137,7 +84,7 @@ fn what_is_left_out_stays_where_it_is_and_unites_when_it_comes_back() {
     b.pass();
     a.pass();
     assert_eq!((place.there("build/o"), place.there("build/q")), (None, None));
-    assert_eq!(b.has("src/build/kept").as_deref(), Some("k"));
+    assert_eq!(b.reads("src/build/kept").as_deref(), Some("k"));
 }
 
 #[test]
@@ -150,19 +97,19 @@ fn only_chosen_folders_are_here_and_leaving_one_deletes_nothing() {
     a.pass();
     b.set(|s| s.only = vec!["/Photos/".into(), "docs/job".into()]);
     b.pass();
-    assert!(b.has("Photos/1").is_some() && b.has("docs/job/w").is_some());
-    assert_eq!((b.has("docs/play/p"), b.has("top")), (None, None));
+    assert!(b.reads("Photos/1").is_some() && b.reads("docs/job/w").is_some());
+    assert_eq!((b.reads("docs/play/p"), b.reads("top")), (None, None));
     // No longer chosen, and its copy here removed to make room: it is still at the server.
     b.set(|s| s.only = vec!["docs/job".into()]);
     b.pass();
     std::fs::remove_dir_all(b.folder.join("Photos")).unwrap();
     b.pass();
     a.pass();
-    assert!(a.has("Photos/1").is_some());
+    assert!(a.reads("Photos/1").is_some());
     b.set(|s| s.only.clear());
     b.pass();
     for path in ["Photos/1", "docs/job/w", "docs/play/p", "top"] {
-        assert_eq!(b.has(path).as_deref(), Some(path), "{path}");
+        assert_eq!(b.reads(path).as_deref(), Some(path), "{path}");
         assert_eq!(place.there(path).as_deref(), Some(path), "{path}");
     }
 }
@@ -181,7 +128,7 @@ fn a_limit_holds_bytes_back() {
     let begin = Instant::now();
     b.pass();
     assert!(begin.elapsed() > Duration::from_millis(450), "150 KiB at 300 KiB/s");
-    assert_eq!(b.has("f"), a.has("f"));
+    assert_eq!(b.reads("f"), a.reads("f"));
 }
 
 #[test]

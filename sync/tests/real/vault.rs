@@ -1,54 +1,21 @@
 //! Encrypted folders over TLS: the real server on a real directory, two daemons, a device without the key,
 //! a browser and WebDAV. The server's root is searched for names and contents.
-use crate::common::browser::{Browser, id_before, server};
+use crate::common::browser::{Browser, id_before};
 use crate::common::folder::{tree, until};
+use crate::common::place::{Device, PASSWORD, Place};
 use base64::Engine as _;
-use pvfs2_sync::api::Login;
-use pvfs2_sync::device::config::Config;
 use pvfs2_sync::device::daemon::{self, Status};
-use pvfs2_sync::device::engine::Report;
 use pvfs2_sync::device::keys;
+use pvfs2_sync::device::page::Address;
 use pvfs2_sync::error::SyncError;
-use pvfs2_sync::server::running::Running;
-use pvfs2_sync::server::users::now_ms;
 use pvfs2_sync::vault::key_file::By;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const PASSWORD: &str = "correct horse battery";
 const PASSPHRASE: &str = "several words in a row";
 
-struct Place {
-    dir: tempfile::TempDir,
-    server: Running,
-}
-
-struct Device {
-    state: PathBuf,
-    folder: PathBuf,
-}
-
 impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("user")).unwrap();
-        let server = server(&dir.path().join("user"));
-        server.app.accounts.create("ann", PASSWORD, false, None, now_ms()).unwrap();
-        Self { dir, server }
-    }
-
-    fn device(&self, name: &str) -> Device {
-        let at = |what: String| self.dir.path().join(what);
-        let d = Device { state: at(format!("{name}.state")), folder: at(name.into()) };
-        let ca = std::fs::read_to_string(&self.server.cert).unwrap();
-        let login = Login { user: "ann".into(), password: PASSWORD.into(), device: name.into() };
-        let url = format!("https://{}", self.server.addr);
-        Config::set_up(&d.state, &url, Some(ca), &login, &d.folder).unwrap();
-        d
-    }
-
     /// Searches all that the server has on its disk, tables and what is left of logbooks included.
     fn unseen(&self, what: &[&str]) {
         let (mut dirs, mut files) = (vec![self.dir.path().join("user")], 0);
@@ -75,25 +42,22 @@ impl Place {
 }
 
 impl Device {
-    fn write(&self, path: &str, bytes: &[u8]) {
-        let path = self.folder.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
-
     fn has(&self, path: &str, bytes: &[u8]) -> bool {
         std::fs::read(self.folder.join(path)).is_ok_and(|b| b == bytes)
-    }
-
-    fn pass(&self) -> Report {
-        let report = daemon::once(&self.state, false).unwrap();
-        assert!(report.problems.is_empty(), "{report:?}");
-        report
     }
 
     fn closed(&self) -> Option<String> {
         Some(Status::load(&self.state).ok()?.vaults.first()?.closed.clone())
     }
+}
+
+/// What a device's page on 127.0.0.1 shows.
+fn settings_page(of: &Device) -> String {
+    let url = Address::load(&of.state).unwrap().url;
+    let (base, token) = url.split_once("/?token=").unwrap();
+    let mut answer =
+        ureq::get(base).header("cookie", format!("pvfs2-sync-page={token}")).call().unwrap();
+    answer.body_mut().read_to_string().unwrap()
 }
 
 #[test]
@@ -116,6 +80,8 @@ fn two_daemons_and_a_server_that_sees_nothing() {
     until("the locked device knows of it", || {
         b.closed().is_some_and(|c| c.starts_with("locked")) && b.has("public.txt", b"for everybody")
     });
+    assert!(settings_page(&b).contains("Private: locked"));
+    assert!(settings_page(&a).contains("Private: unlocked"));
     // Locked: what is put there stays there.
     b.write("Private/put here by mistake.txt", b"a plain mistake");
     let wrong = keys::unlock(&b.state, "Private", By::Passphrase, "several words in a rov");
@@ -234,4 +200,32 @@ fn pages_and_webdav_show_it_as_encrypted_and_put_nothing_in() {
         assert!((400..500).contains(&status), "{method} {path}: {status}");
     }
     assert_eq!(tree(&place.dir.path().join("user/ann")), before);
+}
+
+#[test]
+fn a_zip_of_a_shared_folder_holds_an_encrypted_one_sealed() {
+    let place = Place::new();
+    let a = place.device("a");
+    a.write("Shared/public.txt", b"for everybody");
+    a.pass();
+    keys::encrypt(&a.state, "Shared/Private", PASSPHRASE).unwrap();
+    a.write("Shared/Private/diary.txt", b"dear diary");
+    a.pass();
+    let mut w = Browser::new(&place.server);
+    w.post("/login", &format!("user=ann&password={}", PASSWORD.replace(' ', "+")));
+    let dir = id_before(&w.get("/files/1").text, "/files/", "Shared");
+    let page = w.post(&format!("/node/{dir}/share"), "password=&days=").text;
+    let link = page.split("/s/").nth(1).unwrap().split('"').next().unwrap();
+    let mut guest = Browser::new(&place.server);
+    for (who, path) in
+        [(&mut guest, format!("/s/{link}/zip/{dir}")), (&mut w, format!("/zip/{dir}"))]
+    {
+        let (status, zip) = who.get_bytes(&path);
+        let has = |what: &str| zip.windows(what.len()).any(|part| part == what.as_bytes());
+        assert!(
+            status == 200 && has("Shared/public.txt") && has("for everybody"),
+            "{path}: {status}"
+        );
+        assert!(has(".pv1") && !has("diary") && !has(PASSPHRASE), "{path}: sealed names and bytes");
+    }
 }

@@ -1,11 +1,13 @@
 //! What an operation costs, by the servers' own counters.
 use super::rights::as_nobody;
+use pvfs2_proto::ioctl;
 use pvfs2_tests::mount::NO_CACHES;
 use pvfs2_tests::wait::{secs, within};
 use pvfs2_tests::{Cluster, Mount, Spec, pattern};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 /// What `work` made the servers count.
 fn cost(cluster: &Cluster, work: impl FnOnce()) -> pvfs2_tests::metrics::Counters {
@@ -44,6 +46,42 @@ pub fn a_create_is_one_request() {
     let io: u64 =
         ["io_write", "io_read", "df_stat", "df_truncate"].iter().map(|op| made.of(op)).sum();
     assert_eq!(io, 0, "a create asks no I/O server: {made:?}");
+}
+
+pub fn many_files_are_synced_by_one_call() {
+    const FILES: u64 = 250;
+    let (cluster, mount) = start();
+    fs::create_dir(mount.path("d")).unwrap();
+    let dir = fs::File::open(mount.path("d")).unwrap();
+    let mut inodes = vec![fs::metadata(mount.path("d")).unwrap().ino()];
+    for i in 0..FILES {
+        let len = if i % 50 == 0 { 300_000 } else { 4096 };
+        fs::write(mount.path(&format!("d/{i}")), pattern::bytes(i, 0, len)).unwrap();
+        inodes.push(fs::metadata(mount.path(&format!("d/{i}"))).unwrap().ino());
+    }
+    let ask = |of: &fs::File, inodes: &[u64]| {
+        let cmd = libc::c_ulong::from(ioctl::fsync_many(inodes.len()));
+        // SAFETY: an open descriptor, and as many numbers as the command says.
+        match unsafe { libc::ioctl(of.as_raw_fd(), cmd, inodes.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap()),
+        }
+    };
+    let asked = cost(&cluster, || ask(&dir, &inodes).unwrap());
+    // Five are striped: a request to each I/O server at most.
+    assert!((1..=4).contains(&asked.of("df_sync")), "{asked:?}");
+    assert_eq!(asked.of("fsync"), FILES + 1, "{asked:?}");
+    let others: u64 = ["open", "release", "lookup"].iter().map(|op| asked.of(op)).sum();
+    assert_eq!(others, 0, "{asked:?}");
+    let file = fs::File::open(mount.path("d/3")).unwrap();
+    ask(&file, &inodes[3..5]).unwrap();
+    fs::remove_file(mount.path("d/7")).unwrap();
+    assert_eq!(ask(&dir, &inodes), Err(libc::ESTALE), "one is gone");
+    // SAFETY: as above; no such call.
+    let other = unsafe { libc::ioctl(dir.as_raw_fd(), 0x4008_5002, inodes.as_ptr()) };
+    assert_eq!((other, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::ENOTTY)));
+    let local = fs::File::open(std::env::temp_dir()).unwrap();
+    assert_eq!(ask(&local, &inodes[..2]), Err(libc::ENOTTY), "another file system says so");
 }
 
 pub fn open_read_close_of_a_small_file_is_at_most_two() {

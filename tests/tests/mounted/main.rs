@@ -78,6 +78,7 @@ fn main() -> ExitCode {
             twin::three_metadata_servers,
             twin::three_metadata_servers_and_kills,
             counts::a_create_is_one_request,
+            counts::many_files_are_synced_by_one_call,
             counts::open_read_close_of_a_small_file_is_at_most_two,
             counts::names_looked_up_one_after_another_are_listed,
             counts::a_listing_is_asked_for_once_while_names_are_believed,

@@ -27,6 +27,12 @@ impl Actor {
             4 => self.append(id, &file).await,
             5 => self.truncate(id).await,
             6 => self.fallocate(id, &file).await,
+            7 if self.rand(2) == 0 => {
+                let open = self.open.iter().map(|(_, _, file)| file.handle);
+                let many: Vec<_> = open.chain([file.handle, self.handles[&0]]).collect();
+                let real = self.hand().run(sys::FsyncMany::new(many)).await;
+                self.same("fsync of all that is open", &real, Ok(()));
+            }
             7 => {
                 let real = self.hand().run(sys::Fsync::file(file.clone())).await;
                 self.same(&format!("fsync node {id}"), &real, Ok(()));
