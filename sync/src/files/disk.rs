@@ -17,6 +17,8 @@ const WRITE_OUT_BYTES: u64 = 16 << 20;
 const SYNCFS_FROM: usize = 10;
 /// So many files are made durable at once otherwise.
 const SYNC_THREADS: usize = 16;
+/// So many names are changed at once where a server is asked: as many event loops as a mount has at least.
+const RENAME_THREADS: usize = 4;
 
 /// Files below two real directories.
 #[derive(Debug)]
@@ -372,6 +374,29 @@ impl Files for Disk {
 
     fn rename(&self, from: At, to: At) -> Result<()> {
         self.renaming(from, to, RenameFlags::NOREPLACE)
+    }
+
+    fn rename_many(&self, all: &[(At, At)]) -> Vec<Result<()>> {
+        let one = |(from, to): &(At, At)| self.rename(*from, *to);
+        let far = all.first().is_some_and(|(from, _)| !syncs_whole(self.root(from.0)));
+        if !far || all.len() < RENAME_THREADS {
+            return all.iter().map(one).collect();
+        }
+        // Each waits for a server: several at once.
+        let parts = all.chunks(all.len().div_ceil(RENAME_THREADS));
+        std::thread::scope(|scope| {
+            let work: Vec<_> = parts
+                .map(|some| {
+                    let all = || some.iter().map(one).collect::<Vec<_>>();
+                    (some.len(), scope.spawn(all))
+                })
+                .collect();
+            let ended = || SyncError::io("rename", std::io::Error::other("a thread ended"));
+            let wait = |(n, t): (usize, std::thread::ScopedJoinHandle<'_, Vec<Result<()>>>)| {
+                t.join().unwrap_or_else(|_| (0..n).map(|_| Err(ended())).collect())
+            };
+            work.into_iter().flat_map(wait).collect()
+        })
     }
 
     fn exchange(&self, a: At, b: At) -> Result<()> {

@@ -5,7 +5,7 @@ pub mod disk;
 pub mod mem;
 
 use crate::delta;
-use crate::error::Result;
+use crate::error::{Result, SyncError};
 
 /// Which of the two roots a path starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,18 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// I/O, also when the new name is there.
     fn rename(&self, from: At, to: At) -> Result<()>;
+    /// Many renames to different names, in any order; those that failed are to be looked at. A simulated
+    /// crash ends it.
+    fn rename_many(&self, all: &[(At, At)]) -> Vec<Result<()>> {
+        let mut out = Vec::with_capacity(all.len());
+        for (from, to) in all {
+            out.push(self.rename(*from, *to));
+            if matches!(out.last(), Some(Err(SyncError::Crash))) {
+                break;
+            }
+        }
+        out
+    }
     /// Swaps two names in one step.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 
 /// So much of an upload is written at once.
 const RECEIVE_BYTES: usize = 2 << 20;
+/// So much of a body is still taken in, and dropped, after it was refused.
+const REFUSED_BYTES: usize = 64 << 20;
 /// So many pieces of a download are read before they are needed.
 const PIECES_AHEAD: usize = 2;
 
@@ -239,7 +241,17 @@ where
             break Ok(pos);
         }
     };
-    write_ends(&mut written).await?;
+    let got = write_ends(&mut written).await.and(got);
+    if got.is_err() {
+        // Whoever is still sending would find the connection closed, and not read why.
+        let mut rest = REFUSED_BYTES;
+        while let Some(Ok(bytes)) = stream.next().await {
+            match rest.checked_sub(bytes.len()) {
+                Some(less) => rest = less,
+                None => break,
+            }
+        }
+    }
     Ok(got?)
 }
 

@@ -80,12 +80,6 @@ fn carry_out(files: &dyn Files, touched: &mut Touched, note: &Note) -> Result<()
         Note::Place { own, inode: want, path, keep: to } => {
             let (from, at) = (At(Area::Own, own), At(Area::Tree, path));
             touched.add(At(Area::Tree, parent_of(path)));
-            // Nearly always nothing is in its way; `own` was given to nobody else since the note.
-            match files.rename(from, at) {
-                Ok(()) => return Ok(()),
-                Err(e @ SyncError::Crash) => return Err(e),
-                Err(_) => {}
-            }
             let there = inode(files, at)?;
             if there != Some(*want) {
                 if inode(files, from)? != Some(*want) {
@@ -163,6 +157,33 @@ fn carry_out(files: &dyn Files, touched: &mut Touched, note: &Note) -> Result<()
     }
 }
 
+/// Carries out those notes, of the first ones, that give files their names where nothing is in the way:
+/// nearly always all of a transaction. Returns which are done. (`own` was given to no other file since the
+/// note was written, so it is the one that is meant.)
+fn place_first(files: &dyn Files, touched: &mut Touched, notes: &[Note]) -> Result<Vec<bool>> {
+    let (mut renames, mut paths) = (Vec::new(), BTreeSet::new());
+    for note in notes {
+        match note {
+            Note::Place { own, path, .. } if paths.insert(path) => {
+                renames.push((At(Area::Own, own), At(Area::Tree, path)));
+            }
+            _ => break,
+        }
+    }
+    let mut done = Vec::with_capacity(renames.len());
+    for ((_, at), result) in renames.iter().zip(files.rename_many(&renames)) {
+        match result {
+            Err(e @ SyncError::Crash) => return Err(e),
+            Err(_) => done.push(false),
+            Ok(()) => {
+                touched.add(At(at.0, parent_of(at.1)));
+                done.push(true);
+            }
+        }
+    }
+    Ok(done)
+}
+
 impl Store {
     /// Carries out every note that is left, oldest first, and strikes them out.
     pub(super) fn recover(&mut self) -> Result<()> {
@@ -174,10 +195,15 @@ impl Store {
             return Ok(());
         }
         let mut touched = Touched::default();
-        for (_, text) in &notes {
-            let note: Note =
-                serde_json::from_str(text).map_err(|e| SyncError::Invalid(e.to_string()))?;
-            carry_out(&*self.files, &mut touched, &note)?;
+        let parse = |(_, text): &(i64, String)| {
+            serde_json::from_str(text).map_err(|e| SyncError::Invalid(e.to_string()))
+        };
+        let all: Vec<Note> = notes.iter().map(parse).collect::<Result<_>>()?;
+        let placed = place_first(&*self.files, &mut touched, &all)?;
+        for (n, note) in all.iter().enumerate() {
+            if !placed.get(n).copied().unwrap_or(false) {
+                carry_out(&*self.files, &mut touched, note)?;
+            }
         }
         touched.sync(&*self.files)?;
         let last = notes.last().map_or(0, |(id, _)| *id);
