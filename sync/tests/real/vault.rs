@@ -81,7 +81,7 @@ fn two_daemons_and_a_server_that_sees_nothing() {
         b.closed().is_some_and(|c| c.starts_with("locked")) && b.has("public.txt", b"for everybody")
     });
     assert!(settings_page(&b).contains("Private: locked"));
-    assert!(settings_page(&a).contains("Private: unlocked"));
+    until("its owner's page says so", || settings_page(&a).contains("Private: unlocked"));
     // Locked: what is put there stays there.
     b.write("Private/put here by mistake.txt", b"a plain mistake");
     let wrong = keys::unlock(&b.state, "Private", By::Passphrase, "several words in a rov");

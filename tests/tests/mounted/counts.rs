@@ -71,8 +71,8 @@ pub fn many_files_are_synced_by_one_call() {
     // Five are striped: a request to each I/O server at most.
     assert!((1..=4).contains(&asked.of("df_sync")), "{asked:?}");
     assert_eq!(asked.of("fsync"), FILES + 1, "{asked:?}");
-    let others: u64 = ["open", "release", "lookup"].iter().map(|op| asked.of(op)).sum();
-    assert_eq!(others, 0, "{asked:?}");
+    // (The closes of before may be told meanwhile.)
+    assert_eq!((asked.of("open"), asked.of("write_small")), (0, 0), "{asked:?}");
     let file = fs::File::open(mount.path("d/3")).unwrap();
     ask(&file, &inodes[3..5]).unwrap();
     fs::remove_file(mount.path("d/7")).unwrap();
