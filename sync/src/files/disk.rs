@@ -7,6 +7,7 @@ use pvfs2_proto::ioctl;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -26,6 +27,8 @@ pub struct Disk {
     tree: (PathBuf, OwnedFd),
     own: (PathBuf, OwnedFd),
     marker: String,
+    /// Whether `syncfs` makes files durable in both; asked once.
+    local: OnceLock<bool>,
 }
 
 fn open_root(path: &Path) -> Result<OwnedFd> {
@@ -54,6 +57,7 @@ impl Disk {
             tree: (tree.to_owned(), tree_fd),
             own: (own.to_owned(), open_root(own)?),
             marker: String::new(),
+            local: OnceLock::new(),
         };
         disk.marker = match disk.read(At(Area::Own, MARKER), 0, 64) {
             Ok(bytes) if !bytes.is_empty() => String::from_utf8_lossy(&bytes).into_owned(),
@@ -94,6 +98,10 @@ impl Disk {
             Area::Tree => &self.tree.1,
             Area::Own => &self.own.1,
         }
+    }
+
+    fn is_local(&self) -> bool {
+        *self.local.get_or_init(|| syncs_whole(&self.tree.1) && syncs_whole(&self.own.1))
     }
 
     fn what(&self, verb: &str, at: At) -> String {
@@ -340,7 +348,7 @@ impl Files for Disk {
         let fail = |e: std::io::Error| SyncError::io(self.what("sync", *first), e);
         if all.iter().all(|(at, _)| at.0 == first.0) {
             // One call for the whole file system costs about as much as ten for a file.
-            if all.len() >= SYNCFS_FROM && syncs_whole(root) {
+            if all.len() >= SYNCFS_FROM && self.is_local() {
                 return fs::syncfs(root).map_err(|e| fail(e.into()));
             }
             let inodes: Vec<u64> = all.iter().map(|(_, inode)| *inode).collect();
@@ -378,8 +386,7 @@ impl Files for Disk {
 
     fn rename_many(&self, all: &[(At, At)]) -> Vec<Result<()>> {
         let one = |(from, to): &(At, At)| self.rename(*from, *to);
-        let far = all.first().is_some_and(|(from, _)| !syncs_whole(self.root(from.0)));
-        if !far || all.len() < RENAME_THREADS {
+        if self.is_local() || all.len() < RENAME_THREADS {
             return all.iter().map(one).collect();
         }
         // Each waits for a server: several at once.
