@@ -119,7 +119,7 @@ fn a_limit_holds_bytes_back() {
     let place = Place::new();
     let a = place.device("a");
     a.set(|s| (s.up, s.down) = (200 << 10, 300 << 10));
-    a.write("f", &"x".repeat(150 << 10));
+    a.write("f", "x".repeat(150 << 10));
     let begin = Instant::now();
     a.pass();
     assert!(begin.elapsed() > Duration::from_millis(700), "150 KiB at 200 KiB/s");
