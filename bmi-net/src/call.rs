@@ -71,6 +71,8 @@ pub struct Reply {
     pub body: Bytes,
     /// Bytes of the body, wherever they went.
     pub body_len: usize,
+    /// The body was lent and is not what its checksum says: ask again for one that is not lent.
+    pub is_changed: bool,
 }
 
 /// Who asks, and for how long.

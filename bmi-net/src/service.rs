@@ -5,6 +5,7 @@
 //! in which they are ready, many in one vectored write.
 use crate::buf::PooledBuf;
 use crate::flow::FlowBody;
+use crate::lent::Lent;
 use bytes::Bytes;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::{HelloRequest, HelloResponse, Notice, RequestHead, ResponseHead};
@@ -58,6 +59,8 @@ pub enum OutBody {
     Pooled(PooledBuf),
     /// Several buffers, one after the other. Together above `BODY_MAX`: sent as a flow.
     Pieces(Vec<PooledBuf>),
+    /// Straight from a file's pages; at most `BODY_MAX`. Only where the request allows it.
+    Lent(Lent),
     /// No response at all (the head is ignored): a late duplicate that nobody waits for.
     Silent,
 }
@@ -70,6 +73,7 @@ impl OutBody {
             OutBody::Bytes(bytes) => bytes.len(),
             OutBody::Pooled(buf) => buf.len(),
             OutBody::Pieces(pieces) => pieces.iter().map(|p| p.len()).sum(),
+            OutBody::Lent(lent) => lent.len(),
         }
     }
     /// Whether there are none.

@@ -5,15 +5,16 @@
 use crate::addr::Address;
 use crate::auth::Peer;
 use crate::mem::{MemNetwork, MemStream};
-use crate::wire::RawIo;
+use crate::wire::{RawIo, send_by_copy};
 use socket2::{SockRef, TcpKeepalive};
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Socket buffers of unix connections, which bound how much one system call moves.
@@ -139,6 +140,48 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// By sendfile(2): pages go into the socket as they are.
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        fn send(socket: &impl AsFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+            let mut at = offset;
+            loop {
+                match rustix::fs::sendfile(socket, file, Some(&mut at), len) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    result => return Ok(result?),
+                }
+            }
+        }
+        loop {
+            let sent = match self {
+                Stream::Tcp(s) => match s.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {
+                        s.try_io(Interest::WRITABLE, || send(&*s, file, offset, len))
+                    }
+                    other => return Some(other.map_ok(|()| 0)),
+                },
+                Stream::Unix(s) => match s.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {
+                        s.try_io(Interest::WRITABLE, || send(&*s, file, offset, len))
+                    }
+                    other => return Some(other.map_ok(|()| 0)),
+                },
+                Stream::Mem(_) => return None,
+            };
+            match sent {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Some(Poll::Ready(sent)),
+            }
+        }
+    }
+}
+
 /// A stream as [`RawIo`] within one poll: `WouldBlock` means that the task will be woken.
 pub(crate) struct PollIo<'a, 'c> {
     pub(crate) stream: &'a mut Stream,
@@ -158,6 +201,12 @@ impl RawIo for PollIo<'_, '_> {
     }
     fn writev(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         or_would_block(self.stream.poll_writev(self.cx, bufs))
+    }
+    fn send_file(&mut self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        match self.stream.poll_send_file(self.cx, file, offset, len) {
+            Some(poll) => or_would_block(poll),
+            None => send_by_copy(self, file, offset, len),
+        }
     }
 }
 

@@ -5,17 +5,17 @@
 //! ours, except the few bytes that arrive together with a head. Invariants: no length off the wire
 //! is trusted before `Header::decode` checked it; a head or body is handed on only after its CRC-32
 //! was checked.
-use bytes::Bytes;
 use prost::Message;
 use pvfs2_proto::ErrorCode;
 use pvfs2_proto::frame::{FLAG_NO_BODY_CRC, FrameError, HEADER_LEN, Header, Kind};
 use pvfs2_proto::op::{Cred, OpRequest, ResponseHead};
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::FileExt;
 
 /// Most slices of one system call; more simply takes another call.
-const IOV_MAX: usize = 128;
+pub(crate) const IOV_MAX: usize = 128;
 /// First size of the buffer that heads are parsed from.
 const READ_BUF_BYTES: usize = 16 << 10;
 
@@ -25,6 +25,33 @@ pub(crate) trait RawIo {
     fn readv(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
     /// Writes from the slices, in order.
     fn writev(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Whether [`RawIo::lend`] spares a copy here.
+    fn lends(&self) -> bool {
+        false
+    }
+    /// As [`RawIo::writev`], of memory that stays as it is until the peer has answered: it may be
+    /// lent instead of copied. After `WouldBlock` the same bytes are to come next.
+    fn lend(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.writev(bufs)
+    }
+    /// Writes up to `len` bytes that stand in `file` from `offset` on, without a copy where the
+    /// system can. 0: the file ends there. An error that is not the stream's: see
+    /// [`crate::lent::is_of_stream`].
+    fn send_file(&mut self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        send_by_copy(self, file, offset, len)
+    }
+}
+
+/// As [`RawIo::send_file`], by a buffer.
+pub(crate) fn send_by_copy(
+    io: &mut (impl RawIo + ?Sized),
+    file: &File,
+    offset: u64,
+    len: usize,
+) -> io::Result<usize> {
+    let mut buf = vec![0; len];
+    let n = file.read_at(&mut buf, offset)?;
+    if n == 0 { Ok(0) } else { io.writev(&[IoSlice::new(&buf[..n])]) }
 }
 
 /// Why no (further) frame comes.
@@ -364,14 +391,23 @@ pub(crate) fn sub_slices<'a>(
     out
 }
 
-/// Writes `parts` from byte `*sent` on until all is sent, or `WouldBlock`.
+/// Writes `parts` from byte `*sent` on until all is sent, or `WouldBlock`. `lend`: what follows the
+/// first part stays as it is until the peer has answered.
 pub(crate) fn write_parts(
     io: &mut impl RawIo,
     parts: &[&[u8]],
     sent: &mut usize,
+    lend: bool,
 ) -> io::Result<()> {
     let total: usize = parts.iter().map(|p| p.len()).sum();
+    let first = parts.first().map_or(0, |p| p.len());
     while *sent < total {
+        let lend = lend && io.lends();
+        // What is lent leaves apart from the head, whose memory is soon used again.
+        let (parts, in_head) = match lend && *sent < first {
+            true => (&parts[..1], true),
+            false => (parts, false),
+        };
         let mut iov = SmallVec::<[IoSlice<'_>; 32]>::new();
         let mut skip = *sent;
         for part in parts {
@@ -385,7 +421,8 @@ pub(crate) fn write_parts(
                 break;
             }
         }
-        match io.writev(&iov)? {
+        let wrote = if lend && !in_head { io.lend(&iov)? } else { io.writev(&iov)? };
+        match wrote {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             n => *sent += n,
         }
@@ -420,113 +457,6 @@ pub(crate) struct HeadParts<'a> {
     pub(crate) op_id: u64,
     pub(crate) cred: &'a Cred,
     pub(crate) op: &'a OpRequest,
-}
-
-enum Chunk {
-    /// Headers, heads and copied small bodies.
-    Heads(Vec<u8>),
-    /// A body, sent from where it lies.
-    Body(Bytes),
-}
-
-impl Chunk {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Chunk::Heads(v) => v,
-            Chunk::Body(b) => b,
-        }
-    }
-}
-
-/// Bodies up to this many bytes are copied behind their head: cheaper than a slice of their own.
-const COPY_MAX: usize = 1024;
-
-/// Frames waiting to be sent, many in one vectored write.
-#[derive(Default)]
-pub(crate) struct OutQueue {
-    chunks: VecDeque<Chunk>,
-    sent_of_first: usize,
-    bytes: usize,
-    spare: Vec<u8>,
-}
-
-impl OutQueue {
-    /// Bytes not yet sent.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Appends a frame; `meta`'s body length and CRC-32 are computed here.
-    pub(crate) fn push(
-        &mut self,
-        mut meta: FrameMeta,
-        head: impl FnOnce(&mut Vec<u8>),
-        body: &[Bytes],
-    ) {
-        meta.body_len = body.iter().map(Bytes::len).sum();
-        if meta.body_len > 0 {
-            meta.body_crc = crc_of(body.iter().map(|b| &b[..]));
-        }
-        if !matches!(self.chunks.back(), Some(Chunk::Heads(_))) {
-            self.chunks.push_back(Chunk::Heads(std::mem::take(&mut self.spare)));
-        }
-        if let Some(Chunk::Heads(buf)) = self.chunks.back_mut() {
-            let before = buf.len();
-            append_frame(buf, &meta, head);
-            if meta.body_len <= COPY_MAX {
-                body.iter().for_each(|b| buf.extend_from_slice(b));
-            }
-            self.bytes += buf.len() - before;
-        }
-        if meta.body_len > COPY_MAX {
-            self.bytes += meta.body_len;
-            self.chunks.extend(body.iter().filter(|b| !b.is_empty()).cloned().map(Chunk::Body));
-        }
-    }
-
-    /// Appends a frame whose head is a message.
-    pub(crate) fn push_message(&mut self, meta: FrameMeta, head: &impl Message) {
-        self.push(meta, |out| head.encode_raw_into(out), &[]);
-    }
-
-    /// Sends until nothing is left, or `WouldBlock`.
-    pub(crate) fn flush(&mut self, io: &mut impl RawIo) -> io::Result<()> {
-        while self.bytes > 0 {
-            let n = {
-                let mut iov = SmallVec::<[IoSlice<'_>; 32]>::new();
-                let mut skip = self.sent_of_first;
-                for chunk in self.chunks.iter().take(IOV_MAX) {
-                    iov.push(IoSlice::new(&chunk.bytes()[skip..]));
-                    skip = 0;
-                }
-                io.writev(&iov)?
-            };
-            if n == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            self.consume(n);
-        }
-        Ok(())
-    }
-
-    fn consume(&mut self, mut n: usize) {
-        self.bytes -= n;
-        while let Some(first) = self.chunks.front() {
-            let rest = first.bytes().len() - self.sent_of_first;
-            if n < rest {
-                self.sent_of_first += n;
-                return;
-            }
-            n -= rest;
-            self.sent_of_first = 0;
-            if let Some(Chunk::Heads(mut v)) = self.chunks.pop_front()
-                && v.capacity() <= 64 << 10
-            {
-                v.clear();
-                self.spare = v;
-            }
-        }
-    }
 }
 
 /// `Message::encode` cannot fail into a growing vector; this says so in one place.

@@ -217,7 +217,10 @@ fn a_reader_that_grants_no_credits_gets_eight_pieces() {
     let data = pattern(20 * FLOW_BUFFER_BYTES, 1);
     server.service.memory.lock().unwrap().stored.insert(5, data.clone());
     let mut raw = Raw::greeted(&server.address);
-    raw.send(&request(2, OpRequest::IoRead(IoReadRequest { datahandle: 5, extents: vec![] })));
+    raw.send(&request(
+        2,
+        OpRequest::IoRead(IoReadRequest { datahandle: 5, extents: vec![], may_lend: false }),
+    ));
     let (header, _) = raw.response();
     assert_eq!((header.flags, header.body_len), (FLAG_FLOW, 0));
     let mut got = Vec::new();

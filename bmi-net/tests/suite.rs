@@ -55,6 +55,20 @@ async fn suite<N: Net>(net: &N) {
         assert_eq!(back[len..], [0xee; 10], "what the body does not reach stays as it is");
     }
 
+    // Lent bodies: as any other, and where the checksum is not theirs the stream stays good.
+    for (len, right) in [(65_536, true), (1 << 20, false), (65_536, false), (1 << 20, true)] {
+        let before = one(net, read(1, 77_777)).await;
+        assert!(before.is_ok());
+        let mut back = vec![0xee; len + 10];
+        let mut call = read_lent(1, len as u64, right);
+        call.into.push(&mut back);
+        let reply = one(net, call).await.unwrap();
+        assert_eq!((reply.body_len, reply.is_changed), (len, !right));
+        let i = SIZES.iter().position(|l| *l == len).unwrap();
+        assert!(back[..len] == pattern(len, i as u8)[..], "{len} bytes lent");
+        assert_eq!(back[len..], [0xee; 10]);
+    }
+
     // An answer longer than the room for it is an error, not an overrun.
     let mut small = [0u8; 100];
     let mut call = read(1, 1000);

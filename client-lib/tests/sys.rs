@@ -113,6 +113,23 @@ fn a_large_write_fits_frames_and_reads_back() {
 }
 
 #[test]
+fn what_was_overwritten_on_the_way_is_read_once_more_and_nothing_else() {
+    let c = Cluster::new(Shape::default());
+    let m = Mount::new(&c, 0);
+    let f = m.create("a");
+    let data = bytes(1 << 20, 5);
+    m.write(&f, 0, &data);
+    counts(&c);
+    for faults in 1..=4 {
+        (0..faults).for_each(|_| c.fault(Op::IoRead, Fault::Overwritten));
+        assert_eq!(m.read(&f, 0, data.len()), data);
+        assert_eq!(counts(&c), [("io_read", 4 + faults), ("io_read, not lent", faults)]);
+    }
+    assert_eq!(m.read(&f, 0, data.len()), data);
+    assert_eq!(counts(&c), [("io_read", 4)]);
+}
+
+#[test]
 fn holes_ends_and_growth() {
     let c = Cluster::new(Shape { strip: 10, small: 20, ..Default::default() });
     let (a, b) = (Mount::new(&c, 0), Mount::new(&c, 0));

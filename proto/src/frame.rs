@@ -34,6 +34,11 @@ pub const FLAG_NO_BODY_CRC: u16 = 2;
 pub const FLAG_FLOW_END: u16 = 4;
 /// A flow frame that grants credits instead of carrying bytes; the count is in the op field.
 pub const FLAG_CREDIT: u16 = 8;
+/// The body is lent: it leaves from where the datafile's pages lie, under the checksums that are
+/// stored beside it. One that does not match was overwritten meanwhile or damaged on the disk: the
+/// stream stays good, and the bytes are to be asked for once more, not lent. Only where the request
+/// allows it.
+pub const FLAG_LENT: u16 = 16;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

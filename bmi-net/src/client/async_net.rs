@@ -204,12 +204,13 @@ impl AsyncNet {
                 }
                 None if call.into.is_empty() => {
                     let body_len = body.len();
-                    Ok(Reply { op: head.op, body, body_len })
+                    Ok(Reply { op: head.op, body, body_len, is_changed: false })
                 }
                 None => scatter(&body, &mut call.into).map(|body_len| Reply {
                     op: head.op,
                     body: Default::default(),
                     body_len,
+                    is_changed: false,
                 }),
             },
             Err(error) => Err(error),

@@ -8,6 +8,7 @@
 //! used again.
 use super::greet::{Greeter, Reclaim};
 use super::killed::{LOOK_MS, is_being_killed};
+use super::lender::Lender;
 use super::pump::{Pump, Stamp, take_reply};
 use super::shared::ClientShared;
 use super::spin::Spin;
@@ -38,15 +39,40 @@ pub struct BlockingNet {
 
 struct Conn {
     socket: Socket,
+    /// Of a unix socket.
+    lender: Option<Lender>,
     pump: Pump,
 }
 
-impl RawIo for &Socket {
+/// A connection's socket with what lends to it.
+struct Wire<'a> {
+    socket: &'a Socket,
+    lender: Option<&'a mut Lender>,
+}
+
+impl RawIo for Wire<'_> {
     fn readv(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        retry_interrupted(|| self.read_vectored(bufs))
+        let mut socket = self.socket;
+        retry_interrupted(|| socket.read_vectored(bufs))
     }
     fn writev(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        retry_interrupted(|| self.send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL))
+        let send = || self.socket.send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL);
+        retry_interrupted(send)
+    }
+    fn lends(&self) -> bool {
+        self.lender.as_ref().is_some_and(|l| l.is_able())
+    }
+    fn lend(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.socket;
+        let Some(lender) = &mut self.lender else { return self.writev(bufs) };
+        loop {
+            match lender.lend(socket, bufs) {
+                Ok(Some(n)) => return Ok(n),
+                Ok(None) => return self.writev(bufs),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 
@@ -109,7 +135,8 @@ impl BlockingNet {
         }
         self.sleeps();
         let (socket, peer) = self.open(limits, server)?;
-        let mut conn = Conn { socket, pump: Pump::new(server) };
+        let lender = matches!(peer, Peer::Unix(_)).then(Lender::default);
+        let mut conn = Conn { socket, lender, pump: Pump::new(server) };
         self.greet(limits, &mut conn, server, peer)?;
         self.shared.counts.connects.fetch_add(1, Ordering::Relaxed);
         *place = Some(conn);
@@ -240,8 +267,8 @@ impl BlockingNet {
         let mut moved = false;
         for conn in conns.iter_mut().filter(|c| c.pump.is_busy()) {
             let before = conn.pump.moved;
-            let mut socket = &conn.socket;
-            let result = conn.pump.go(&mut socket, limits.cx, calls, &*self.shared.events);
+            let mut io = Wire { socket: &conn.socket, lender: conn.lender.as_mut() };
+            let result = conn.pump.go(&mut io, limits.cx, calls, &*self.shared.events);
             moved |= conn.pump.moved != before;
             if let Err(error) = result {
                 moved = true;

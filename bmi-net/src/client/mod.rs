@@ -14,6 +14,7 @@ mod blocking;
 mod first;
 mod greet;
 mod killed;
+mod lender;
 mod link;
 mod mux;
 mod pump;

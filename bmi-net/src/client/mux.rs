@@ -8,10 +8,9 @@ use super::SessionEvents;
 use super::blocking::to_error;
 use super::pump::{GATHER_MAX_BYTES, Stamp};
 use crate::call::{Call, CallCx};
+use crate::out::OutQueue;
 use crate::stream::{PollIo, Stream};
-use crate::wire::{
-    BufSink, FrameMeta, FrameReader, HeadParts, OutQueue, RxError, encode_request_head,
-};
+use crate::wire::{BufSink, FrameMeta, FrameReader, HeadParts, RxError, encode_request_head};
 use bytes::Bytes;
 use prost::Message;
 use pvfs2_proto::frame::{FLAG_CREDIT, FLAG_FLOW, FLAG_FLOW_END, Header, Kind};

@@ -10,9 +10,10 @@ use super::hello::{Greeted, Greeting};
 use crate::auth::Peer;
 use crate::buf::PooledBuf;
 use crate::flow::{Credits, FlowIn, cut_off};
+use crate::out::OutQueue;
 use crate::service::{Body, Conn, Incoming, OutBody, Outgoing, Service};
 use crate::stream::{PollIo, Stream};
-use crate::wire::{BufSink, EncodeInto, FrameMeta, FrameReader, OutQueue, RxError};
+use crate::wire::{BufSink, EncodeInto, FrameMeta, FrameReader, RxError};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prost::Message;
@@ -456,16 +457,20 @@ impl<S: Service> ConnTask<S> {
     fn answer(&mut self, done: Done) {
         let Done { tag, outgoing } = done;
         self.cancels.remove(&tag);
+        let op = outgoing.head.op.as_ref().map_or(0, |op| op.op() as u16);
+        let mut meta = FrameMeta::new(Kind::Response, op, 0, tag);
         let body: Vec<Bytes> = match outgoing.body {
             OutBody::Silent => return,
+            OutBody::Lent(lent) => {
+                self.out.push_lent(meta, |out| outgoing.head.encode_raw_into(out), lent);
+                return;
+            }
             OutBody::Empty => Vec::new(),
             OutBody::Bytes(bytes) => vec![bytes],
             OutBody::Pooled(buf) => vec![Bytes::from_owner(buf)],
             OutBody::Pieces(bufs) => bufs.into_iter().map(Bytes::from_owner).collect(),
         };
-        let op = outgoing.head.op.as_ref().map_or(0, |op| op.op() as u16);
         let len: usize = body.iter().map(Bytes::len).sum();
-        let mut meta = FrameMeta::new(Kind::Response, op, 0, tag);
         if len <= BODY_MAX {
             self.out.push(meta, |out| outgoing.head.encode_raw_into(out), &body);
             return;

@@ -7,6 +7,7 @@ use pvfs2_bmi::auth::ClusterKey;
 use pvfs2_bmi::buf::Pools;
 use pvfs2_bmi::call::{Call, CallCx, Net, Reply};
 use pvfs2_bmi::client::{ClientOptions, ClientShared, NoEvents, SessionEvents};
+use pvfs2_bmi::lent::Lent;
 use pvfs2_bmi::mem::MemNetwork;
 use pvfs2_bmi::server::{Listener, ServerOptions, serve};
 use pvfs2_bmi::service::{Body, Conn, Incoming, OutBody, Outgoing, Service};
@@ -135,7 +136,10 @@ impl TestService {
             OpRequest::IoRead(r) => {
                 let stored = self.memory.lock().unwrap();
                 let data = stored.stored.get(&r.datahandle).cloned().unwrap_or_default();
-                out = self.pieces(&data);
+                out = match r.may_lend {
+                    true => lent(&data, r.extents.is_empty()),
+                    false => self.pieces(&data),
+                };
                 OpResponse::IoRead(IoReadResponse { got: vec![data.len() as u64] })
             }
             OpRequest::IoWrite(w) => {
@@ -394,8 +398,23 @@ pub fn mkdir<'a>(server: ServerId, name: &'static str) -> Call<'a> {
     Call::new(server, MkdirRequest { dir: 1, name, mode: 0o755, umask: 0 }.into_request())
 }
 
+/// From a file, under a checksum that is right or that of other bytes.
+fn lent(data: &[u8], right: bool) -> OutBody {
+    use std::io::Write;
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(data).unwrap();
+    let (half, crc) = (data.len() / 2, crc32fast::hash(data) ^ u32::from(!right));
+    OutBody::Lent(Lent::new(Arc::new(file), [(0, half), (half as u64, data.len() - half)], crc))
+}
+
+/// Reads what may be lent; it comes under a wrong checksum unless `right`.
+pub fn read_lent<'a>(server: ServerId, datahandle: u64, right: bool) -> Call<'a> {
+    let extents = if right { vec![] } else { vec![PhysicalExtent::default()] };
+    Call::new(server, IoReadRequest { datahandle, extents, may_lend: true }.into_request())
+}
+
 pub fn read<'a>(server: ServerId, datahandle: u64) -> Call<'a> {
-    Call::new(server, IoReadRequest { datahandle, extents: vec![] }.into_request())
+    Call::new(server, IoReadRequest { datahandle, extents: vec![], may_lend: false }.into_request())
 }
 
 pub async fn write<N: Net>(

@@ -6,7 +6,7 @@
 //! | small (read_small) | done | no longer stuffed: plan, or layout when none came along |
 //! | layout, layout_sizes (getattr) | plan | error |
 //! | plan (no request) | io | `Invalid` |
-//! | io (one io_read to each server of the range, all at once) | done; io (next window of a range too long for one frame per server); size when the range ends in bytes that no datafile has | error |
+//! | io (one io_read to each server of the range, all at once) | done; io (parts that were lent and overwritten on the way: once more, not lent); io (next window of a range too long for one frame per server); size when the range ends in bytes that no datafile has | error |
 //! | size, size_sizes (getattr, df_stat) | done; reread | error |
 //! | reread (io_read of what was missing) | done | error |
 //!
@@ -47,6 +47,8 @@ struct ReadFlow {
     /// The window that io or reread is about, and where it begins in the buffer.
     window: IoPlan,
     base: usize,
+    /// Parts of the window that were lent and overwritten on the way: to be read once more.
+    again: SmallVec<[usize; 4]>,
     /// One past the last byte of the buffer that a datafile had.
     seen_end: usize,
     /// The file's size as it was known before the first byte was read.
@@ -64,6 +66,7 @@ impl ReadFlow {
             layout: None,
             window: IoPlan::default(),
             base: 0,
+            again: SmallVec::new(),
             seen_end: 0,
             known_size: None,
             limit: 0,
@@ -197,27 +200,42 @@ impl ReadFlow {
         Ok(())
     }
 
-    /// Reads the window; bytes that no datafile has become zeros.
+    /// Reads the window, or what of it is to be read once more; bytes that no datafile has become
+    /// zeros. Whole only when nothing is left in `again`.
     async fn fetch<N: Net>(&mut self, cx: &mut Cx<'_, N>, buf: &mut [u8]) -> Result<()> {
         let (plan, base) = (&self.window, self.base);
         let target = &mut buf[base..base + plan.len];
+        let again = std::mem::take(&mut self.again);
+        let may_lend = again.is_empty();
+        let asked: SmallVec<[usize; 8]> =
+            (0..plan.parts.len()).filter(|i| may_lend || again.contains(i)).collect();
         let mut calls: Vec<Call<'_>> = plan
-            .parts
-            .iter()
-            .zip(plan.scatter(target))
-            .map(|(part, into)| {
-                let request =
-                    IoReadRequest { datahandle: part.datahandle.0, extents: part.extents.clone() };
+            .scatter(target)
+            .into_iter()
+            .enumerate()
+            .filter(|(i, _)| asked.contains(i))
+            .map(|(i, into)| {
+                let part = &plan.parts[i];
+                let request = IoReadRequest {
+                    datahandle: part.datahandle.0,
+                    extents: part.extents.clone(),
+                    may_lend,
+                };
                 let mut call = Call::new(part.server, request.into_request());
                 call.into = into;
                 call
             })
             .collect();
-        cx.exchange(&mut calls).await?;
+        let exchanged = cx.exchange(&mut calls).await;
         let results: Vec<_> = calls.into_iter().map(|c| c.result).collect();
-        for (i, result) in results.into_iter().enumerate() {
+        exchanged?;
+        for (i, result) in asked.into_iter().zip(results) {
             let reply = take(result)?;
             IoReadRequest::take_response(reply.op)?;
+            if reply.is_changed {
+                self.again.push(i);
+                continue;
+            }
             let got = reply.body_len.min(plan.parts[i].bytes);
             if got < plan.parts[i].bytes {
                 plan.zero_rest(i, got, &mut buf[base..base + plan.len]);
@@ -231,6 +249,9 @@ impl ReadFlow {
 
     async fn io<N: Net>(&mut self, cx: &mut Cx<'_, N>, buf: &mut [u8]) -> Result<Step<usize>> {
         self.fetch(cx, buf).await?;
+        if !self.again.is_empty() {
+            return Ok(Step::Next);
+        }
         let next = self.base + self.window.len;
         if next < buf.len() {
             self.open_window(cx, next, buf.len())?;
@@ -268,6 +289,9 @@ impl ReadFlow {
 
     async fn reread<N: Net>(&mut self, cx: &mut Cx<'_, N>, buf: &mut [u8]) -> Result<Step<usize>> {
         self.fetch(cx, buf).await?;
+        if !self.again.is_empty() {
+            return Ok(Step::Next);
+        }
         let next = self.base + self.window.len;
         if next < self.limit {
             self.open_window(cx, next, self.limit)?;

@@ -42,6 +42,8 @@ pub enum Fault {
     StallAfter,
     /// This error instead.
     Error(ErrorCode),
+    /// The bytes were lent, and overwritten before they came.
+    Overwritten,
 }
 
 /// A datafile.
@@ -304,6 +306,10 @@ impl FakeNet {
         *self.cluster.counts.borrow_mut().entry(op.name()).or_default() += 1;
         self.cluster.io_requests.borrow_mut().push((call.server, op));
         self.creds.borrow_mut().push(cx.cred.clone());
+        let may_lend = matches!(&call.op, OpRequest::IoRead(r) if r.may_lend);
+        if op == Op::IoRead && !may_lend {
+            *self.cluster.counts.borrow_mut().entry("io_read, not lent").or_default() += 1;
+        }
         let fault = {
             let mut faults = self.cluster.faults.borrow_mut();
             let at = faults.iter().position(|(o, _)| *o == op);
@@ -313,12 +319,17 @@ impl FakeNet {
             Some(Fault::StallBefore) => Err(stalled()),
             Some(Fault::Error(code)) => Err(PvfsError::new(*code, "fake")),
             Some(Fault::StallAfter) => self.once(cx, call).and_then(|_| Err(stalled())),
-            None => self.once(cx, call),
+            Some(Fault::Overwritten) | None => self.once(cx, call),
         };
         call.result = Some(result.map(|(op, body)| {
             let body_len = body.len();
             if call.into.is_empty() {
-                return Reply { op: Some(op), body: Bytes::from(body), body_len };
+                return Reply {
+                    op: Some(op),
+                    body: Bytes::from(body),
+                    body_len,
+                    is_changed: false,
+                };
             }
             let mut rest = body.as_slice();
             for piece in call.into.iter_mut() {
@@ -327,7 +338,12 @@ impl FakeNet {
                 rest = &rest[n..];
             }
             assert!(rest.is_empty(), "more bytes than room");
-            Reply { op: Some(op), body: Bytes::new(), body_len }
+            let is_changed = matches!(fault, Some(Fault::Overwritten));
+            assert!(!is_changed || may_lend, "only what may be lent is overwritten on the way");
+            if is_changed {
+                call.into.iter_mut().for_each(|piece| piece.fill(0xee));
+            }
+            Reply { op: Some(op), body: Bytes::new(), body_len, is_changed }
         }));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | Checked (handle ours, extents in order and bounded) | Cached | answered: Stale, Invalid |
+//! | Checked (handle ours, extents in order and bounded) | Lent, where the request allows it; Cached | answered: Stale, Invalid |
+//! | Lent (long, whole strips, all in memory) | answered: the bytes leave from the page cache, not even looked at | Cached |
 //! | Cached (each extent read without blocking, in this event loop) | answered, or Cold at the first miss | answered: Io, Damaged |
 //! | Cold (the rest of the list in the blocking pool) | answered | answered: Io, Damaged |
 //!
@@ -10,10 +11,14 @@
 //! (one that was removed lately is Stale): the body holds of every extent what lies before the datafile's end, and `got` tells how much unless
 //! every extent is whole. Reading takes no lock (see `locks.rs`).
 //!
+//! What is lent is compared by the reader with the stored checksums, and asked for once more, to be
+//! read and compared here, where it does not match (`bmi-net/src/lent.rs`).
+//!
 //! Memory: pooled buffers, one for a body that fits a frame, else pieces of a flow's size.
 use crate::extents;
 use crate::state::IoState;
 use pvfs2_bmi::buf::PooledBuf;
+use pvfs2_bmi::lent::Lent;
 use pvfs2_bmi::service::OutBody;
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
 use pvfs2_proto::op::{IoReadRequest, IoReadResponse, OpResponse, PhysicalExtent};
@@ -21,10 +26,21 @@ use pvfs2_proto::{Handle, Result};
 use pvfs2_server_core::service::Answer;
 use std::sync::Arc;
 
+/// Shorter reads are cheaper by a copy (and a client takes them over its shared connection).
+const LEND_MIN_BYTES: u64 = 64 << 10;
+
 /// Serves io_read.
 pub async fn io_read(state: &Arc<IoState>, req: IoReadRequest) -> Result<Answer> {
     let datahandle = state.own(req.datahandle)?;
     let total = extents::check(&req.extents)?;
+    if req.may_lend
+        && (LEND_MIN_BYTES..=BODY_MAX as u64).contains(&total)
+        && let Some(loan) = state.bstreams().lend(datahandle, &req.extents)?
+    {
+        let pieces = req.extents.iter().map(|e| (e.physical_offset, e.len as usize));
+        let body = OutBody::Lent(Lent::new(loan.file, pieces, loan.crc));
+        return Ok(Answer::with_body(OpResponse::IoRead(IoReadResponse::default()), body));
+    }
     let mut reading = Reading::new(datahandle, req.extents, total);
     if !reading.run(state, Mode::Cached)? {
         let pool = state.clone();

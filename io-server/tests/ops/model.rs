@@ -141,7 +141,7 @@ proptest! {
         thread_local! { static RIG: Rig = Rig::memory(); }
         let h = if wild { raw } else { FIRST + low };
         RIG.with(|r| {
-            let read = IoReadRequest { datahandle: h, extents: list(&extents) };
+            let read = IoReadRequest { datahandle: h, extents: list(&extents), may_lend: false };
             let _ = r.raw(read.into_request(), Body::Empty);
             let write = IoWriteRequest { datahandle: h, extents: list(&extents) };
             let whole = Body::Whole(PooledBuf::from_vec(body.clone()));

@@ -153,7 +153,7 @@ impl Rig {
 
     /// Reads extents; what `got` says, and the body.
     pub fn read(&self, h: u64, extents: &[(u64, u64)]) -> Result<(Vec<u64>, Vec<u8>)> {
-        let request = IoReadRequest { datahandle: h, extents: list(extents) };
+        let request = IoReadRequest { datahandle: h, extents: list(extents), may_lend: false };
         let (response, body) = self.raw(request.into_request(), Body::Empty)?;
         let IoReadResponse { got } = IoReadRequest::take_response(Some(response))?;
         let sum: u64 =
@@ -234,6 +234,7 @@ fn flat(body: OutBody) -> Vec<u8> {
         OutBody::Bytes(b) => b.to_vec(),
         OutBody::Pooled(b) => b.to_vec(),
         OutBody::Pieces(pieces) => pieces.iter().flat_map(|p| p.iter().copied()).collect(),
+        OutBody::Lent(lent) => lent.to_bytes().to_vec(),
         OutBody::Silent => panic!("an operation answered nothing"),
     }
 }

@@ -22,6 +22,10 @@ pub struct IoReadRequest {
     /// Extents, ascending, not overlapping.
     #[prost(message, repeated, tag = "2")]
     pub extents: Vec<PhysicalExtent>,
+    /// The body may be lent (see `frame::FLAG_LENT`): the reader compares checksums, and asks again
+    /// without this where they do not match.
+    #[prost(bool, tag = "3")]
+    pub may_lend: bool,
 }
 /// Answer to io_read.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -90,6 +90,11 @@ pub fn plain(padded: u32, len: usize) -> u32 {
     multiply(back, padded) ^ zeros(len)
 }
 
+/// The CRC-32 of two pieces behind each other, the second a strip or less.
+pub fn join(first: u32, second: u32, second_len: usize) -> u32 {
+    shift(first, second_len) ^ second
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +119,13 @@ mod tests {
             prop_assert_eq!(padded(&longer), sum);
             longer.resize(STRIP, 0);
             prop_assert_eq!(plain(sum, STRIP), crc32fast::hash(&longer));
+        }
+
+        #[test]
+        fn joined_as_one(first in prop::collection::vec(any::<u8>(), 0..3000),
+                         second in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let sum = join(crc32fast::hash(&first), crc32fast::hash(&second), second.len());
+            prop_assert_eq!(sum, crc32fast::hash(&[first, second].concat()));
         }
 
         #[test]

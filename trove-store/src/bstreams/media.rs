@@ -2,6 +2,7 @@
 //!
 //! Place in the walks: the last step of read and write. Invariant: an open file belongs to the life
 //! ("epoch") of the medium in which it was opened; after a simulated crash it fails.
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -42,6 +43,10 @@ pub trait MediaFile: Send + Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
     /// Reads what is in memory; `None` when nothing is, or the system cannot tell.
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>>;
+    /// The local file, if all pages of the range are in memory and the system tells.
+    fn lend(&self, _offset: u64, _len: u64) -> Option<Arc<File>> {
+        None
+    }
     /// Length, time, space.
     fn stat(&self) -> io::Result<FileStat>;
     /// Sets the length.

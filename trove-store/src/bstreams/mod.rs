@@ -13,11 +13,13 @@
 //! - `cache`: the open datafiles; `datafile`: one of them; `rest`: its way to rest
 //! - `crc`, [`sums`]: the algebra, the table of a datafile's checksums and its side file
 //! - [`marks`]: the logs of dirty and of removed datafiles
+//! - `lend`: whole strips that leave from the page cache under their stored checksums
 //! - `writeout`: what happens in the background
 mod cache;
 mod crc;
 mod datafile;
 pub mod disk;
+mod lend;
 pub mod marks;
 pub mod media;
 pub mod memory;
@@ -29,6 +31,7 @@ use crate::error::TroveError;
 use cache::Room;
 use datafile::Datafile;
 use disk::DiskMedia;
+pub use lend::Loan;
 use marks::Marks;
 use media::{FileStat, Kind, Media};
 use memory::{MemDisk, MemMedia};
@@ -290,6 +293,16 @@ impl Bstreams {
             Some(d) => d.read(&i.shared, physical_offset, buf, true),
             None => Ok(Some(0)),
         }
+    }
+
+    /// Whole strips to be sent straight from the page cache, unread and unchecked, with the CRC-32
+    /// that they must have; `None` when they are not all in memory, whole and known. The reader is to
+    /// compare, and to ask for a [`Bstreams::read`] where it does not match.
+    ///
+    /// # Errors
+    /// As [`Bstreams::read`].
+    pub fn lend(&self, handle: Handle, extents: &[PhysicalExtent]) -> Result<Option<Loan>> {
+        self.inner.find(handle)?.map_or(Ok(None), |d| d.lend(extents))
     }
 
     /// Length, time of the last write, space on disk; all 0 when there is no such datafile.

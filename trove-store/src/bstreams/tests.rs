@@ -92,6 +92,45 @@ fn reads_writes_and_times() {
 }
 
 #[test]
+fn whole_strips_in_memory_are_lent_under_their_stored_sums() {
+    use std::os::unix::fs::FileExt;
+    let extent =
+        |at: usize, len: usize| PhysicalExtent { physical_offset: at as u64, len: len as u64 };
+    let f = Fixture::disk();
+    let s = f.open();
+    let b = &s.bstreams;
+    let data = pattern(5 * S + 100, 1);
+    assert!(b.lend(H, &[extent(0, S)]).unwrap().is_none(), "there is no such datafile");
+    b.write(H, 0, &[&data]).unwrap();
+    let extents = [extent(S, S), extent(3 * S, 2 * S + 100)];
+    let want = [&data[S..2 * S], &data[3 * S..]].concat();
+    let Some(loan) = b.lend(H, &extents).unwrap() else {
+        println!("SKIPPED: this system does not tell which pages are in memory");
+        return;
+    };
+    assert_eq!(loan.crc, crc32fast::hash(&want));
+    let mut got = vec![0; S];
+    loan.file.read_exact_at(&mut got, S as u64).unwrap();
+    assert_eq!(got, data[S..2 * S]);
+    for not_whole in [
+        extent(1, S),
+        extent(0, S - 1),
+        extent(4 * S, S + 99),
+        extent(5 * S, 200),
+        extent(6 * S, S),
+    ] {
+        assert!(b.lend(H, &[extent(0, S), not_whole]).unwrap().is_none(), "{not_whole:?}");
+    }
+    // Damage is not seen here: the sum stays that of the bytes that were written.
+    damage(&f, H, 9);
+    let lent = b.lend(H, &[extent(0, S)]).unwrap().unwrap();
+    assert_eq!(lent.crc, crc32fast::hash(&data[..S]));
+    assert_eq!(b.read(H, 0, &mut got).unwrap_err().code, ErrorCode::Damaged);
+    assert!(b.remove(H).unwrap());
+    assert!(b.lend(H, &[extent(0, S)]).is_err_and(|e| e.code == ErrorCode::Stale));
+}
+
+#[test]
 fn holes_far_out_cost_nothing() {
     for f in Fixture::both() {
         let s = f.open();
