@@ -87,6 +87,7 @@ fn main() -> ExitCode {
             counts::changes_of_names_are_one_request,
             counts::a_thread_looks_for_the_next_request,
             posix::direct_io,
+            posix::reads_of_what_is_overwritten_meanwhile,
             posix::a_program_that_runs_is_not_emptied,
             posix::shared_mmap,
             posix::sparse_files_and_holes,

@@ -56,6 +56,49 @@ pub fn direct_io() {
     assert_eq!(direct.read_at(aligned(&[0; 4096]), (3 << 20) + 4096).unwrap(), 0, "end of file");
 }
 
+/// Whole strips leave a server straight from its pages: what is overwritten meanwhile must neither
+/// fail the reader nor give him bytes that nobody wrote there.
+pub fn reads_of_what_is_overwritten_meanwhile() {
+    const MIB: usize = 1 << 20;
+    let (cluster, writer) = start();
+    let reader = cluster.mount("acache-ms=0,ncache-ms=0");
+    // Every eight bytes say where they are and in which round they were written.
+    let words = |round: u64| -> Vec<u8> {
+        (0..MIB as u64 / 8).flat_map(|i| (i << 32 | round).to_le_bytes()).collect()
+    };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::DIRECT;
+    let out = open(&writer.path("f"), flags);
+    out.write_all_at(aligned(&words(0)), 0).unwrap();
+    let done = std::sync::atomic::AtomicU64::new(0);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    use std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let buf = aligned(&words(0));
+            for round in 1..300 {
+                buf.copy_from_slice(&words(round));
+                out.write_all_at(buf, 0).unwrap();
+                done.store(round, SeqCst);
+            }
+            over.store(true, SeqCst);
+        });
+        let file = open(&reader.path("f"), OFlags::RDONLY | OFlags::DIRECT);
+        let (buf, mut reads) = (aligned(&vec![0; MIB]), 0);
+        while !over.load(SeqCst) || reads < 20 {
+            let before = done.load(SeqCst);
+            file.read_exact_at(buf, 0).unwrap();
+            let after = done.load(SeqCst) + 1;
+            for (i, word) in buf.chunks_exact(8).enumerate() {
+                let word = u64::from_le_bytes(word.try_into().unwrap());
+                let (at, round) = (word >> 32, word & u64::from(u32::MAX));
+                assert_eq!(at, i as u64, "bytes of another place");
+                assert!((before..=after).contains(&round), "{before} <= {round} <= {after}");
+            }
+            reads += 1;
+        }
+    });
+}
+
 pub fn a_program_that_runs_is_not_emptied() {
     let (_cluster, mount) = start();
     let path = mount.path("sleep");
