@@ -2,6 +2,7 @@
 //! (a cold copy costs 150 ms/GB, a warm one 30).
 use parking_lot::Mutex;
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES};
+use smallvec::SmallVec;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -21,10 +22,15 @@ impl BufPool {
     /// that is not kept.
     pub fn take(self: &Arc<BufPool>, len: usize) -> PooledBuf {
         if len > self.size {
-            return PooledBuf { data: vec![0; len].into_boxed_slice(), len, pool: None };
+            return PooledBuf {
+                data: vec![0; len].into_boxed_slice(),
+                len,
+                pool: None,
+                crcs: Crcs::new(),
+            };
         }
         let data = self.free.lock().pop().unwrap_or_else(|| vec![0; self.size].into_boxed_slice());
-        PooledBuf { data, len, pool: Some(self.clone()) }
+        PooledBuf { data, len, pool: Some(self.clone()), crcs: Crcs::new() }
     }
 }
 
@@ -65,17 +71,30 @@ pub struct PooledBuf {
     data: Box<[u8]>,
     len: usize,
     pool: Option<Arc<BufPool>>,
+    crcs: Crcs,
 }
 
+/// CRC-32 of the pieces of a body, cut where the strips end into which they go.
+pub type Crcs = SmallVec<[u32; 5]>;
+
 impl PooledBuf {
+    /// The checksums of its pieces, if the frame that brought it was cut at strips.
+    pub fn crcs(&self) -> &[u32] {
+        &self.crcs
+    }
+    /// Says what the checksums of its pieces are.
+    pub(crate) fn set_crcs(&mut self, crcs: Crcs) {
+        self.crcs = crcs;
+    }
     /// A buffer outside any pool.
     pub fn from_vec(data: Vec<u8>) -> PooledBuf {
         let len = data.len();
-        PooledBuf { data: data.into_boxed_slice(), len, pool: None }
+        PooledBuf { data: data.into_boxed_slice(), len, pool: None, crcs: Crcs::new() }
     }
     /// Shortens it to `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        self.crcs.clear();
     }
 }
 impl Deref for PooledBuf {

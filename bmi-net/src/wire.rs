@@ -5,10 +5,11 @@
 //! ours, except the few bytes that arrive together with a head. Invariants: no length off the wire
 //! is trusted before `Header::decode` checked it; a head or body is handed on only after its CRC-32
 //! was checked.
+use crate::buf::Crcs;
 use prost::Message;
-use pvfs2_proto::ErrorCode;
 use pvfs2_proto::frame::{FLAG_NO_BODY_CRC, FrameError, HEADER_LEN, Header, Kind};
 use pvfs2_proto::op::{Cred, OpRequest, ResponseHead};
+use pvfs2_proto::{ErrorCode, crc};
 use smallvec::SmallVec;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -182,6 +183,7 @@ pub(crate) struct FrameReader {
     header: Option<Header>,
     body_left: usize,
     crc: crc32fast::Hasher,
+    cuts: Option<Cuts>,
     /// Heads longer than this are refused: small until the peer has said hello.
     pub(crate) head_max: usize,
     /// How much a read for a head takes at most. Small where a body is expected that shall go
@@ -198,6 +200,7 @@ impl FrameReader {
             header: None,
             body_left: 0,
             crc: crc32fast::Hasher::new(),
+            cuts: None,
             head_max,
             read_max: READ_BUF_BYTES,
         }
@@ -283,7 +286,19 @@ impl FrameReader {
             self.start += HEADER_LEN + h.head_len as usize;
             self.body_left = h.body_len as usize;
             self.crc = crc32fast::Hasher::new();
+            self.cuts = None;
         }
+    }
+
+    /// The body that begins is also summed piece by piece: the first has `first` bytes, all others a
+    /// strip, the last what is left. One look at the bytes serves for both.
+    pub(crate) fn cut_body(&mut self, first: usize) {
+        self.cuts = Some(Cuts { left: first, len: 0, joined: 0, crcs: Crcs::new() });
+    }
+
+    /// The pieces' checksums, once the body is whole.
+    pub(crate) fn take_crcs(&mut self) -> Crcs {
+        self.cuts.take().map_or_else(Crcs::new, |cuts| cuts.crcs)
     }
 
     /// Brings the body into `sink`; `Ok` when it is whole and its CRC-32 is right.
@@ -315,7 +330,10 @@ impl FrameReader {
                 let mut left = n;
                 for piece in &room {
                     let take = piece.len().min(left);
-                    self.crc.update(&piece[..take]);
+                    match &mut self.cuts {
+                        Some(cuts) => cuts.update(&mut self.crc, &piece[..take]),
+                        None => self.crc.update(&piece[..take]),
+                    }
                     left -= take;
                 }
             }
@@ -324,8 +342,48 @@ impl FrameReader {
             self.body_left -= n;
         }
         self.header = None;
-        let crc = std::mem::take(&mut self.crc).finalize();
+        let crc = match &mut self.cuts {
+            Some(cuts) => cuts.finish(&mut self.crc),
+            None => std::mem::take(&mut self.crc).finalize(),
+        };
         Ok(header.check_body_crc(crc)?)
+    }
+}
+
+/// A body's checksum by pieces.
+struct Cuts {
+    /// Bytes to the end of the piece, and those that it has.
+    left: usize,
+    len: usize,
+    joined: u32,
+    crcs: Crcs,
+}
+
+impl Cuts {
+    fn update(&mut self, crc: &mut crc32fast::Hasher, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.left));
+            crc.update(now);
+            self.left -= now.len();
+            self.len += now.len();
+            bytes = later;
+            if self.left == 0 {
+                self.end(crc);
+            }
+        }
+    }
+    fn end(&mut self, crc: &mut crc32fast::Hasher) {
+        let one = std::mem::take(crc).finalize();
+        self.joined = crc::join(self.joined, one, self.len);
+        self.crcs.push(one);
+        (self.left, self.len) = (crc::STRIP_BYTES as usize, 0);
+    }
+    /// The checksum of it all.
+    fn finish(&mut self, crc: &mut crc32fast::Hasher) -> u32 {
+        if self.len > 0 {
+            self.end(crc);
+        }
+        self.joined
     }
 }
 
@@ -467,5 +525,60 @@ impl<M: Message> EncodeInto for M {
     fn encode_raw_into(&self, out: &mut Vec<u8>) {
         out.reserve(self.encoded_len());
         self.encode_raw(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what it has in small, odd steps.
+    struct Drip(Vec<u8>, usize);
+    impl RawIo for Drip {
+        fn readv(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+            let rest = &self.0[self.1..];
+            let n = rest.len().min(bufs[0].len()).min(9_973);
+            bufs[0][..n].copy_from_slice(&rest[..n]);
+            self.1 += n;
+            Ok(n)
+        }
+        fn writev(&mut self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    #[test]
+    fn a_body_is_summed_by_pieces_and_as_a_whole_at_once() {
+        let strip = crc::STRIP_BYTES as usize;
+        for (first, len) in
+            [(strip, 3 * strip), (1, 70_000), (500, 400), (strip, 0), (7, 2 * strip)]
+        {
+            let body: Vec<u8> = (0..len).map(|i| (i * i % 253) as u8).collect();
+            let mut meta = FrameMeta::new(Kind::Request, 51, 0, 3);
+            (meta.body_len, meta.body_crc) = (len, crc_of([&body[..]]));
+            let mut bytes = Vec::new();
+            append_frame(&mut bytes, &meta, |out| out.extend_from_slice(b"head"));
+            bytes.extend_from_slice(&body);
+            for damaged in [false, true].into_iter().filter(|d| !d || len > 0) {
+                let mut io = Drip(bytes.clone(), 0);
+                if damaged {
+                    *io.0.last_mut().unwrap() ^= 4;
+                }
+                let mut reader = FrameReader::new(1 << 10);
+                reader.poll_head(&mut io).unwrap();
+                reader.begin_body();
+                reader.cut_body(first);
+                let mut buf = vec![0; len];
+                let got = reader.poll_body(&mut io, &mut BufSink { buf: &mut buf, at: &mut 0 });
+                assert_eq!(got.is_err(), damaged);
+                let pieces = [&body[..first.min(len)], &body[first.min(len)..]];
+                let want: Crcs = pieces[0]
+                    .chunks(strip)
+                    .chain(pieces[1].chunks(strip))
+                    .map(crc32fast::hash)
+                    .collect();
+                assert!(damaged || reader.take_crcs() == want, "{first}, {len}");
+            }
+        }
     }
 }

@@ -18,6 +18,7 @@
 //! - [`env`][mod@env]: clock and random numbers as traits
 pub mod attr;
 pub mod cluster;
+pub mod crc;
 pub mod dirmap;
 pub mod dist;
 pub mod env;

@@ -17,6 +17,7 @@ use crate::wire::{BufSink, EncodeInto, FrameMeta, FrameReader, RxError};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prost::Message;
+use pvfs2_proto::crc::STRIP_BYTES;
 use pvfs2_proto::frame::{FLAG_CREDIT, FLAG_FLOW, FLAG_FLOW_END, FrameError, Header, Kind};
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES, HEAD_MAX};
 use pvfs2_proto::op::{Notice, Op, OpRequest, OpResponse, Repeat, RequestHead, ResponseHead};
@@ -290,6 +291,11 @@ impl<S: Service> ConnTask<S> {
             self.progress += 1;
             self.rx = self.begin(header)?;
             self.reader.begin_body();
+            if let Rx::Request { head, .. } = &self.rx
+                && let Some(first) = first_cut(head)
+            {
+                self.reader.cut_body(first);
+            }
         }
         let mut io = PollIo { stream: &mut self.stream, cx };
         match &mut self.rx {
@@ -305,7 +311,10 @@ impl<S: Service> ConnTask<S> {
             }
         }
         match std::mem::replace(&mut self.rx, Rx::Head) {
-            Rx::Request { header, head, buf, .. } => self.request(cx, &header, head, buf),
+            Rx::Request { header, head, mut buf, .. } => {
+                buf.set_crcs(self.reader.take_crcs());
+                self.request(cx, &header, head, buf)
+            }
             Rx::Piece { header, buf, .. } => self.piece(&header, buf),
             Rx::Head => Ok(()),
         }
@@ -558,6 +567,14 @@ impl<S: Service> ConnTask<S> {
         // After the time is up the peer is cut whether it has read or not.
         let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), drain).await;
     }
+}
+
+/// Where the first strip ends in the body of a write of one extent: the disk wants a checksum for
+/// each strip.
+fn first_cut(head: &RequestHead) -> Option<usize> {
+    let Some(OpRequest::IoWrite(write)) = &head.op else { return None };
+    let [extent] = &write.extents[..] else { return None };
+    Some((STRIP_BYTES - extent.physical_offset % STRIP_BYTES) as usize)
 }
 
 fn frame_error(e: FrameError) -> PvfsError {

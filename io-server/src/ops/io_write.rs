@@ -15,6 +15,7 @@
 //! was late on the network does not make the datafile anew.
 use crate::extents;
 use crate::state::IoState;
+use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::flow::FlowBody;
 use pvfs2_bmi::service::Body;
 use pvfs2_proto::op::{IoWriteRequest, IoWriteResponse, Op, PhysicalExtent};
@@ -99,18 +100,20 @@ fn write_piece(
     state: &IoState,
     datahandle: Handle,
     place: &mut Place<'_>,
-    bytes: &[u8],
+    bytes: &PooledBuf,
 ) -> Result<i64> {
     let bstreams = state.bstreams();
     let _writer = state.locks().lock(datahandle);
     let before = bstreams.stat(datahandle)?;
-    let (mut rest, mut mtime_ns) = (bytes, 0);
+    let (mut rest, mut mtime_ns) = (&bytes[..], 0);
     while !rest.is_empty() {
         let Some((offset, len)) = place.take(rest.len()) else {
             return Err(mismatch(bytes.len() as u64, (bytes.len() - rest.len()) as u64));
         };
         let (now, later) = rest.split_at(len);
-        match bstreams.write(datahandle, offset, &[now]) {
+        // They came with the frame, compared and cut for one extent.
+        let crcs = if now.len() == bytes.len() { bytes.crcs() } else { &[] };
+        match bstreams.write_summed(datahandle, offset, &[now], crcs) {
             Ok(time) => mtime_ns = time,
             Err(e) => {
                 if let Err(undo) = bstreams.truncate(datahandle, before.size, false) {

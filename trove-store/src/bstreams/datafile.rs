@@ -205,7 +205,7 @@ impl Datafile {
         shared: &Shared,
         media: &dyn Media,
         offset: u64,
-        bufs: &[&[u8]],
+        (bufs, crcs): (&[&[u8]], &[u32]),
     ) -> Result<i64> {
         let len: u64 = bufs.iter().map(|b| b.len() as u64).sum();
         let end = offset.checked_add(len).filter(|end| *end <= FILE_SIZE_MAX);
@@ -221,8 +221,10 @@ impl Datafile {
         // New sums first: the old bytes of partly covered strips are about to go.
         let mut sums: SmallVec<[(u64, u32); 20]> = SmallVec::new();
         let mut source = Gather { bufs, at: 0, skip: 0 };
-        for part in parts(offset, len) {
-            let new = crc::piece(source.crc(part.len()), part.from, part.len());
+        let crcs = (crcs.len() == parts(offset, len).count()).then_some(crcs);
+        for (i, part) in parts(offset, len).enumerate() {
+            let crc = crcs.map_or_else(|| source.crc(part.len()), |crcs| crcs[i]);
+            let new = crc::piece(crc, part.from, part.len());
             let whole = part.from == 0 && part.to >= state.valid(part.strip);
             let sum = if whole {
                 new

@@ -11,12 +11,11 @@
 //!
 //! - [`media`]: what is needed of a disk; [`disk`], [`memory`]: the two media
 //! - `cache`: the open datafiles; `datafile`: one of them; `rest`: its way to rest
-//! - `crc`, [`sums`]: the algebra, the table of a datafile's checksums and its side file
+//! - [`sums`], over the algebra of `pvfs2_proto::crc`: the table of a datafile's checksums and its side file
 //! - [`marks`]: the logs of dirty and of removed datafiles
 //! - `lend`: whole strips that leave from the page cache under their stored checksums
 //! - `writeout`: what happens in the background
 mod cache;
-mod crc;
 mod datafile;
 pub mod disk;
 mod lend;
@@ -36,6 +35,8 @@ use marks::Marks;
 use media::{FileStat, Kind, Media};
 use memory::{MemDisk, MemMedia};
 use parking_lot::{Condvar, Mutex};
+use pvfs2_proto::crc;
+pub use pvfs2_proto::crc::STRIP_BYTES;
 use pvfs2_proto::env::Env;
 use pvfs2_proto::limits::FILE_SIZE_MAX;
 use pvfs2_proto::op::{DfStat, PhysicalExtent};
@@ -46,8 +47,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Bytes under one checksum: a piece of the datafile, whatever the distribution of the file.
-pub const STRIP_BYTES: u64 = 65_536;
 const SHARDS: usize = 16;
 /// So many times `open_max` datafiles may be open while they wait for the disk.
 const OVERFLOW: usize = 4;
@@ -253,6 +252,21 @@ impl Bstreams {
     /// # Errors
     /// `Stale` for a removed handle; `NoSpace`, `FileTooBig`, `Io`.
     pub fn write(&self, handle: Handle, physical_offset: u64, bufs: &[&[u8]]) -> Result<i64> {
+        self.write_summed(handle, physical_offset, bufs, &[])
+    }
+
+    /// As [`Bstreams::write`], where the CRC-32 of what falls into each strip is known already; none:
+    /// not known. They are believed.
+    ///
+    /// # Errors
+    /// As [`Bstreams::write`].
+    pub fn write_summed(
+        &self,
+        handle: Handle,
+        physical_offset: u64,
+        bufs: &[&[u8]],
+        crcs: &[u32],
+    ) -> Result<i64> {
         let i = &self.inner;
         if physical_offset.checked_add(total(bufs)).is_none_or(|end| end > FILE_SIZE_MAX) {
             return Err(too_big(handle));
@@ -262,7 +276,7 @@ impl Bstreams {
         if end > datafile.size() {
             i.room.take(i.media(), end - physical_offset)?;
         }
-        datafile.write(&i.shared, i.media(), physical_offset, bufs)
+        datafile.write(&i.shared, i.media(), physical_offset, (bufs, crcs))
     }
 
     /// Reads at a physical offset; short at the datafile's end, 0 when there is none. May block on

@@ -131,6 +131,30 @@ fn whole_strips_in_memory_are_lent_under_their_stored_sums() {
 }
 
 #[test]
+fn sums_that_are_known_already_are_not_made_again() {
+    for f in Fixture::both() {
+        let s = f.open();
+        let b = &s.bstreams;
+        let data = pattern(2 * S + 900, 3);
+        let at = S - 100;
+        let crcs: Vec<u32> =
+            [&data[..100], &data[100..100 + S], &data[100 + S..]].map(crc32fast::hash).into();
+        b.write_summed(H, at as u64, &[&data], &crcs).unwrap();
+        // Over it, not beginning with a strip either, and with sums that cannot be meant.
+        b.write_summed(H, (S + 5) as u64, &[&data[..S]], &[1]).unwrap();
+        let mut want = vec![0; at];
+        want.extend_from_slice(&data);
+        want[S + 5..2 * S + 5].copy_from_slice(&data[..S]);
+        assert_eq!(all(b, H).unwrap(), want);
+        let sums: Vec<u32> = want.chunks(S).map(crc32fast::hash).collect();
+        assert_eq!(b.strip_crcs(H, 0..9).unwrap(), sums);
+        // They are believed: wrong ones are found by the next reader.
+        b.write_summed(H, 0, &[&data[..S]], &[7]).unwrap();
+        assert_eq!(all(b, H).unwrap_err().code, ErrorCode::Damaged);
+    }
+}
+
+#[test]
 fn holes_far_out_cost_nothing() {
     for f in Fixture::both() {
         let s = f.open();

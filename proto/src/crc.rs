@@ -1,6 +1,6 @@
 //! The algebra of CRC-32 that makes partial updates cheap.
 //!
-//! Place in the walks: every write of a datafile. CRC-32 is linear but for its constant part:
+//! Place in the walks: every write of a datafile, and the frame that brings it. CRC-32 is linear but for its constant part:
 //! `linear(A) = crc(A) ^ crc(zeros of the same length)` satisfies `linear(A ^ B) = linear(A) ^
 //! linear(B)`, leading zeros do not change it, and `k` zero bytes behind multiply it by `x^(8k)`
 //! modulo the polynomial. So a strip is kept as the linear CRC of its bytes *padded with zeros to the
@@ -8,7 +8,8 @@
 //! `o` add [`piece`] of them and take [`piece`] of the old ones away, both by XOR.
 //! Source: Ross Williams, "A painless guide to CRC error detection algorithms"; zlib's
 //! `crc32_combine`.
-use super::STRIP_BYTES;
+/// Bytes under one checksum: a piece of a datafile, whatever the distribution of the file.
+pub const STRIP_BYTES: u64 = 65_536;
 
 /// CRC-32's polynomial, reflected.
 const POLY: u32 = 0xedb8_8320;
