@@ -240,6 +240,8 @@ def one_round(rig):
             # What the native client has written is in the servers' page cache and not in this kernel's.
             ior(f"native {n}", dirs["pvfs2"], "-a", "PVFS2", "-w", "-r", "-k", *more)
             ior(f"native again {n}", dirs["pvfs2"], "-a", "PVFS2", "-w", "-E", "-k", *more)
+            # For a second the kernel may believe that the names which the mount removed are not there.
+            time.sleep(1.2)
             ior(f"mounted {n}", dirs["pvfs2"], "-r", *more)
     if "small" in PARTS:
         for who in ("pvfs2", "nojoin", "memory", "writeback", "pass-through"):
