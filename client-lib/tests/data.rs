@@ -7,17 +7,9 @@
 mod fake;
 
 use fake::mount::Mount;
-use fake::{Cluster, Fault, Shape};
+use fake::{Cluster, Fault, Shape, bytes, counts};
 use pvfs2_client::sys::*;
 use pvfs2_proto::op::Op;
-
-fn bytes(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
-}
-
-fn counts(cluster: &Cluster) -> Vec<(&'static str, u64)> {
-    cluster.take_counts().into_iter().collect()
-}
 
 #[test]
 fn a_large_write_fits_frames_and_reads_back() {

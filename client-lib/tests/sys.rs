@@ -8,7 +8,7 @@ mod fake;
 
 use bytes::Bytes;
 use fake::mount::{Mount, runtime};
-use fake::{Cluster, Fault, ROOT, Shape, name};
+use fake::{Cluster, Fault, ROOT, Shape, bytes, counts, name};
 use pvfs2_client::background::Worker;
 use pvfs2_client::machine::{HookAction, Machine, OpState, Transition, run};
 use pvfs2_client::sys::*;
@@ -18,14 +18,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-
-fn bytes(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
-}
-
-fn counts(cluster: &Cluster) -> Vec<(&'static str, u64)> {
-    cluster.take_counts().into_iter().collect()
-}
 
 #[test]
 fn operations_cost_what_the_design_says() {

@@ -33,6 +33,16 @@ impl Clock for TestClock {
     }
 }
 
+/// Bytes none of which is 0, so that none is taken for a hole.
+pub fn bytes(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
+}
+
+/// Requests since the last look, by name.
+pub fn counts(cluster: &Cluster) -> Vec<(&'static str, u64)> {
+    cluster.take_counts().into_iter().collect()
+}
+
 /// What happens to the next request of an operation.
 #[derive(Clone, Debug)]
 pub enum Fault {
