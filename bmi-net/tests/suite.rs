@@ -107,6 +107,13 @@ fn four_servers(mut at: impl FnMut(u32) -> Address) -> (Vec<TestServer>, Vec<Add
 
 fn both_carriers(servers: &[TestServer], shared: Arc<ClientShared>) {
     now(suite(&BlockingNet::new(shared.clone())));
+    let counts = shared.counters();
+    let is_unix = servers.iter().all(|s| matches!(s.address, Address::Unix(_)));
+    assert_eq!(
+        counts.bytes_lent > counts.bytes_out / 2,
+        is_unix,
+        "long bodies are lent: {counts:?}"
+    );
     run_local(async {
         let net = AsyncNet::new(shared.clone());
         suite(&*net).await;

@@ -26,7 +26,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::ToSocketAddrs;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The carrier of one thread.
@@ -48,6 +48,7 @@ struct Conn {
 struct Wire<'a> {
     socket: &'a Socket,
     lender: Option<&'a mut Lender>,
+    lent: &'a AtomicU64,
 }
 
 impl RawIo for Wire<'_> {
@@ -67,7 +68,10 @@ impl RawIo for Wire<'_> {
         let Some(lender) = &mut self.lender else { return self.writev(bufs) };
         loop {
             match lender.lend(socket, bufs) {
-                Ok(Some(n)) => return Ok(n),
+                Ok(Some(n)) => {
+                    self.lent.fetch_add(n as u64, Ordering::Relaxed);
+                    return Ok(n);
+                }
                 Ok(None) => return self.writev(bufs),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -267,7 +271,8 @@ impl BlockingNet {
         let mut moved = false;
         for conn in conns.iter_mut().filter(|c| c.pump.is_busy()) {
             let before = conn.pump.moved;
-            let mut io = Wire { socket: &conn.socket, lender: conn.lender.as_mut() };
+            let lent = &self.shared.counts.bytes_lent;
+            let mut io = Wire { socket: &conn.socket, lender: conn.lender.as_mut(), lent };
             let result = conn.pump.go(&mut io, limits.cx, calls, &*self.shared.events);
             moved |= conn.pump.moved != before;
             if let Err(error) = result {

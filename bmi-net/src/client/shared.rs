@@ -47,6 +47,7 @@ pub(super) struct Counts {
     pub(super) connects: AtomicU64,
     pub(super) stalls: AtomicU64,
     pub(super) bytes_out: AtomicU64,
+    pub(super) bytes_lent: AtomicU64,
     pub(super) bytes_in: AtomicU64,
 }
 
@@ -63,6 +64,8 @@ pub struct ClientCounters {
     pub stalls: u64,
     /// Bytes of bodies sent.
     pub bytes_out: u64,
+    /// Those of them that were lent to a socket, not copied.
+    pub bytes_lent: u64,
     /// Bytes of bodies received.
     pub bytes_in: u64,
 }
@@ -119,6 +122,7 @@ impl ClientShared {
             connects: get(&self.counts.connects),
             stalls: get(&self.counts.stalls),
             bytes_out: get(&self.counts.bytes_out),
+            bytes_lent: get(&self.counts.bytes_lent),
             bytes_in: get(&self.counts.bytes_in),
         }
     }

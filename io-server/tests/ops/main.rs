@@ -47,6 +47,31 @@ fn lists_of_extents_are_cut_at_the_end() {
     });
 }
 
+/// Strips on a disk whose system tells what is in memory; never bytes that nobody could compare.
+#[test]
+fn whole_strips_in_memory_are_lent_to_who_compares() {
+    const STRIP: u64 = 65_536;
+    let r = Rig::disk();
+    let data = pattern(4, 3 * STRIP as usize + 500);
+    r.write(H, &[(0, &data)]).unwrap();
+    let lent = r.read_lent(H, &[(STRIP, 2 * STRIP + 500)]).expect("to the end, all in memory");
+    let want = &data[STRIP as usize..];
+    assert_eq!((lent.crc(), &lent.to_bytes()[..]), (crc32fast::hash(want), want));
+    let lent = r.read_lent(H, &[(0, STRIP), (2 * STRIP, STRIP)]).expect("of several extents");
+    assert_eq!(lent.crc(), crc32fast::hash(&lent.to_bytes()));
+    for (why, at, len) in [
+        ("begins within a strip", 1, 2 * STRIP),
+        ("ends within one", 0, 2 * STRIP - 1),
+        ("goes beyond the end", STRIP, 3 * STRIP),
+        ("is short", 3 * STRIP, 500),
+    ] {
+        assert!(r.read_lent(H, &[(at, len)]).is_none(), "{why}");
+    }
+    let memory = Rig::memory();
+    memory.write(H, &[(0, &data)]).unwrap();
+    assert!(memory.read_lent(H, &[(0, STRIP)]).is_none(), "no file to send from");
+}
+
 #[test]
 fn long_reads_come_in_pieces() {
     on_both(|r| {

@@ -1,6 +1,7 @@
 //! An I/O server without a network, over memory or over a temporary directory, and typed calls.
 use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::flow::FlowBody;
+use pvfs2_bmi::lent::Lent;
 use pvfs2_bmi::service::{Body, OutBody};
 use pvfs2_io::{IoConfig, IoServer};
 use pvfs2_proto::env::{Clock, Env};
@@ -160,6 +161,16 @@ impl Rig {
             if got.is_empty() { extents.iter().map(|e| e.1).sum() } else { got.iter().sum() };
         assert_eq!(sum, body.len() as u64, "got and body disagree");
         Ok((got, body))
+    }
+
+    /// The body of a read that may be lent, if it was.
+    pub fn read_lent(&self, h: u64, extents: &[(u64, u64)]) -> Option<Lent> {
+        let request = IoReadRequest { datahandle: h, extents: list(extents), may_lend: true };
+        let (cx, op) = (OpCx::internal(Cred::root()), request.into_request());
+        match self.rt.block_on(self.server.op(&cx, op, Body::Empty)).unwrap().body {
+            OutBody::Lent(lent) => Some(lent),
+            _ => None,
+        }
     }
 
     pub fn stat(&self, h: u64) -> DfStat {
