@@ -117,7 +117,7 @@ fn lookup_head() -> RequestHead {
 fn write_head() -> RequestHead {
     let extents =
         (0..16).map(|i| PhysicalExtent { physical_offset: i * 262_144, len: 65_536 }).collect();
-    let write = IoWriteRequest { datahandle: 1 << 56, extents };
+    let write = IoWriteRequest { datahandle: 1 << 56, extents, ..Default::default() };
     RequestHead { op: Some(write.into_request()), ..lookup_head() }
 }
 

@@ -8,6 +8,7 @@ use crate::host::{Connected, FsChoice, Host};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use pvfs2_bmi::client::BlockingNet;
+use pvfs2_bmi::region::SharedBuf;
 use pvfs2_client::sys::{
     Create, Fsync, Lent, LookupPath, Mkdir, Open, Release, Rmdir, Unlink, read_into, write_from,
 };
@@ -16,6 +17,7 @@ use pvfs2_proto::{ErrorCode, Handle, PvfsError};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
@@ -76,7 +78,45 @@ pub struct Native {
     dirs: HashMap<String, Handle>,
 }
 
+/// Memory to write from.
+pub enum Buffer {
+    /// Of system calls.
+    Own(Vec<u8>),
+    /// Of the client library: it shares it with servers of the same machine.
+    Shared(SharedBuf),
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Buffer::Own(buf) => buf,
+            Buffer::Shared(buf) => buf,
+        }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Buffer::Own(buf) => buf,
+            Buffer::Shared(buf) => buf,
+        }
+    }
+}
+
 impl Backend {
+    /// The one buffer of this worker, zeroed.
+    ///
+    /// # Errors
+    /// The system's, when it has no memory.
+    pub fn buffer(&mut self, len: usize) -> Result<Buffer> {
+        let Backend::Native(native) = self else { return Ok(Buffer::Own(vec![0; len])) };
+        let buf = SharedBuf::new(len).context("no memory for a buffer")?;
+        native.net.share(buf.region().clone());
+        Ok(Buffer::Shared(buf))
+    }
+
     /// Opens the way; and what `path` is called on it.
     ///
     /// # Errors

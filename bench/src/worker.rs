@@ -93,7 +93,7 @@ impl Worker {
         let (backend, path) = Backend::new(setup.api, host, &setup.fs, &setup.path)?;
         Ok(match setup.job {
             Job::Ior(spec) => {
-                Worker::Ior(ior::Worker::new(backend, spec, path, setup.rank, setup.clients))
+                Worker::Ior(ior::Worker::new(backend, spec, path, setup.rank, setup.clients)?)
             }
             Job::Mdtest(spec) => {
                 Worker::Mdtest(mdtest::Worker::new(backend, spec, path, setup.rank, setup.clients))

@@ -7,6 +7,7 @@
 //! - [`client`] - sessions and the two carriers, blocking and async
 //! - [`flow`] - long bodies, piece by piece, bounded by credits
 //! - [`mem`] - the in-process method with seeded faults
+//! - [`region`] - memory that a client and a server of the same machine share
 //! - [`server`] - accepting, greeting and serving connections
 //! - [`service`] - what a server gives the network
 pub mod addr;
@@ -18,6 +19,7 @@ pub mod flow;
 pub mod lent;
 pub mod mem;
 mod out;
+pub mod region;
 pub mod server;
 pub mod service;
 mod stream;

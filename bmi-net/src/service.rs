@@ -6,6 +6,7 @@
 use crate::buf::PooledBuf;
 use crate::flow::FlowBody;
 use crate::lent::Lent;
+use crate::region::SharedBody;
 use bytes::Bytes;
 use pvfs2_proto::Result;
 use pvfs2_proto::op::{HelloRequest, HelloResponse, Notice, RequestHead, ResponseHead};
@@ -37,6 +38,9 @@ pub enum Body {
     Whole(PooledBuf),
     /// As a flow: take it piece by piece.
     Flow(FlowBody),
+    /// In the client's memory, which stays as it is until the request is answered. The request carries
+    /// its checksums; nobody has compared them.
+    Shared(SharedBody),
 }
 
 /// A request as it came in.

@@ -9,7 +9,8 @@ use crate::wire::{RawIo, send_by_copy};
 use socket2::{SockRef, TcpKeepalive};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -127,6 +128,24 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::poll_readv`]; what the peer passes along goes to `passed`.
+    fn poll_readv_passed(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        passed: &mut Option<OwnedFd>,
+    ) -> Poll<io::Result<usize>> {
+        let Stream::Unix(s) = self else { return self.poll_readv(cx, bufs) };
+        loop {
+            ready!(s.poll_read_ready(cx))?;
+            let mut receive = || receive_with(&*s, bufs, passed);
+            match s.try_io(Interest::READABLE, &mut receive) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                got => return Poll::Ready(got),
+            }
+        }
+    }
+
     fn poll_writev(
         &mut self,
         cx: &mut Context<'_>,
@@ -186,6 +205,40 @@ impl Stream {
 pub(crate) struct PollIo<'a, 'c> {
     pub(crate) stream: &'a mut Stream,
     pub(crate) cx: &'a mut Context<'c>,
+}
+
+/// The same of a peer that has not said hello: it may pass a file along.
+pub(crate) struct HelloIo<'a, 'c> {
+    pub(crate) stream: &'a mut Stream,
+    pub(crate) cx: &'a mut Context<'c>,
+    pub(crate) passed: &'a mut Option<OwnedFd>,
+}
+
+impl RawIo for HelloIo<'_, '_> {
+    fn readv(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        or_would_block(self.stream.poll_readv_passed(self.cx, bufs, self.passed))
+    }
+    fn writev(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        PollIo { stream: self.stream, cx: self.cx }.writev(bufs)
+    }
+}
+
+/// Receives, keeping the first file that comes along; all others are closed.
+fn receive_with(
+    socket: &impl AsFd,
+    bufs: &mut [IoSliceMut<'_>],
+    passed: &mut Option<OwnedFd>,
+) -> io::Result<usize> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(socket, bufs, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(files) = message {
+            files.for_each(|file| *passed = passed.take().or(Some(file)));
+        }
+    }
+    Ok(got.bytes)
 }
 
 fn or_would_block(poll: Poll<io::Result<usize>>) -> io::Result<usize> {

@@ -16,6 +16,10 @@ mod state;
 mod target;
 mod transfer;
 
+/// Its mounts' event loops read the kernel's requests into memory that I/O servers may share.
+#[global_allocator]
+static MEMORY: pvfs2_fuse::loop_memory::LoopMemory = pvfs2_fuse::loop_memory::LoopMemory;
+
 fn main() -> std::process::ExitCode {
     let cli = match args::parse(std::env::args_os()) {
         Ok(cli) => cli,

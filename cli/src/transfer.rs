@@ -9,9 +9,10 @@
 use crate::cmd::cp::RemoteFile;
 use crate::fsclient::Fs;
 use crate::output::human_bytes;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
 use pvfs2_bmi::client::BlockingNet;
+use pvfs2_bmi::region::SharedBuf;
 use pvfs2_client::drive_now;
 use pvfs2_client::sys::{Lent, read_into, write_from};
 use std::fs::File;
@@ -67,14 +68,15 @@ impl<'a> Transfer<'a> {
         let pieces = size.div_ceil(self.piece_bytes as u64);
         if pieces <= 1 {
             // The size may have grown since it was looked at: read to the end.
-            return self.worker().pieces(from, to, &AtomicU64::new(0), size);
+            return self.worker()?.pieces(from, to, &AtomicU64::new(0), size);
         }
         let next = AtomicU64::new(0);
         let failed: Mutex<Option<anyhow::Error>> = Mutex::new(None);
         std::thread::scope(|scope| {
             for _ in 0..self.workers.min(pieces as usize) {
                 scope.spawn(|| {
-                    if let Err(e) = self.worker().pieces(from, to, &next, size) {
+                    let work = |mut worker: Worker<'_>| worker.pieces(from, to, &next, size);
+                    if let Err(e) = self.worker().and_then(work) {
                         // The others find nothing more to do.
                         next.store(u64::MAX / 2, Ordering::Relaxed);
                         failed.lock().get_or_insert(e);
@@ -88,7 +90,7 @@ impl<'a> Transfer<'a> {
     /// A pipe or a device: piece after piece, in order.
     fn stream(&self, from: &End, to: &End) -> Result<()> {
         let End::Local(file) = from else { bail!("only local special files are read as a stream") };
-        let (mut worker, mut file) = (self.worker(), file);
+        let (mut worker, mut file) = (self.worker()?, file);
         let mut logical_offset = 0;
         loop {
             let mut got = 0;
@@ -106,21 +108,19 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    fn worker(&self) -> Worker<'_> {
-        Worker {
-            fs: self.fs,
-            net: BlockingNet::new(self.fs.client.shared().clone()),
-            buf: vec![0; self.piece_bytes],
-            progress: self.progress,
-            local_writer: &self.local_writer,
-        }
+    fn worker(&self) -> Result<Worker<'_>> {
+        let buf = SharedBuf::new(self.piece_bytes).context("no memory for a buffer")?;
+        let mut net = BlockingNet::new(self.fs.client.shared().clone());
+        net.share(buf.region().clone());
+        let (progress, local_writer) = (self.progress, &self.local_writer);
+        Ok(Worker { fs: self.fs, net, buf, progress, local_writer })
     }
 }
 
 struct Worker<'a> {
     fs: &'a Fs,
     net: BlockingNet,
-    buf: Vec<u8>,
+    buf: SharedBuf,
     progress: &'a Progress,
     local_writer: &'a Mutex<()>,
 }

@@ -54,6 +54,9 @@ pub struct ClientConfig {
     pub stall_ms: Option<u32>,
     /// How long a blocking carrier polls a socket before it sleeps on it; `None`: the default.
     pub spin_us: Option<u32>,
+    /// What is to be written is shared with I/O servers of the same machine, where it lies in memory that
+    /// can be, instead of sent.
+    pub share_memory: bool,
     /// Tell the servers when files were read.
     pub atime: bool,
     /// Tell it of every open that read, not only of the first after a change and then once a day.
@@ -88,6 +91,7 @@ impl ClientConfig {
             retry_delay_ms: None,
             stall_ms: None,
             spin_us: None,
+            share_memory: true,
             atime: false,
             strict_atime: false,
             mem: None,
@@ -115,6 +119,7 @@ impl ClientConfig {
         }
         options.stall_ms = self.stall_ms.unwrap_or(options.stall_ms);
         options.spin_us = self.spin_us.unwrap_or(options.spin_us);
+        options.share_memory = self.share_memory;
         options
     }
 }

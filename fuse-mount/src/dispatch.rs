@@ -10,6 +10,7 @@
 //! second, because the operation knows its caller's thread.
 use crate::errno::to_errno;
 use crate::linger::Linger;
+use crate::loop_memory;
 use fuser::{Errno, Request};
 use pvfs2_bmi::client::BlockingNet;
 use pvfs2_client::{Background, Client, Machine, OpState, drive_now, run};
@@ -82,7 +83,10 @@ impl Dispatch {
         CARRIER.with_borrow_mut(|held| match held {
             Some((mount, net)) if *mount == self.mount => net.clone(),
             _ => {
-                let net = BlockingNet::new(self.client.shared().clone());
+                let mut net = BlockingNet::new(self.client.shared().clone());
+                if let Some(region) = loop_memory::of_this_thread() {
+                    net.share(Arc::new(region));
+                }
                 let linger = self.linger.clone();
                 let net = Rc::new(net.before_sleep(Box::new(move || linger.sleeps())));
                 *held = Some((self.mount, net.clone()));

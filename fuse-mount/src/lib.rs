@@ -11,6 +11,7 @@
 //! - [`mount`]: mounting, unmounting, stale mounts, the kernel's limits
 //! - [`fuse_ops`]: one short function per callback of the kernel
 //! - [`dispatch`]: runs a machine on this thread, or hands it to the background when it stalls
+//! - [`loop_memory`]: memory of the event loops that servers of the same machine may read
 //! - [`attrs`]: attributes as FUSE wants them
 //! - [`inodes`]: what the kernel knows, with its lookup counts
 //! - [`open_files`]: what the kernel has open
@@ -23,6 +24,7 @@ pub mod errno;
 pub mod fuse_ops;
 pub mod inodes;
 mod linger;
+pub mod loop_memory;
 pub mod mount;
 pub mod open_files;
 pub mod options;

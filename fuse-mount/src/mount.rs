@@ -10,6 +10,7 @@
 //! - A dead mount of a crashed run is taken away before mounting, and the caller is told.
 use crate::fuse_ops::PvfsFs;
 use crate::inodes::Inodes;
+use crate::loop_memory;
 use crate::options::{Allow, MountOptions};
 use crate::sys_mount::{self, DEV_FUSE, FS_TYPE, MountEntry};
 use fuser::{Config, Notifier, Session, SessionACL};
@@ -335,6 +336,9 @@ fn start(
     let (linger, looked_at) = (fs.dispatch.linger().clone(), device.try_clone()?);
     let session = Session::from_fd(fs, device, acl, config)?;
     linger.begin(looked_at, options.thread_count());
+    if options.share_memory {
+        loop_memory::expect(options.thread_count());
+    }
     let notifier = session.notifier();
     Ok((session.spawn()?, notifier))
 }

@@ -40,7 +40,7 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, writeback, nowriteback, dirrights, nodirrights, statahead, nostatahead, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, shm, noshm, writeback, nowriteback, dirrights, nodirrights, statahead, nostatahead, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
@@ -107,6 +107,8 @@ pub struct MountOptions {
     pub statahead: bool,
     /// `join`: small sequential writes are held back for a moment and sent as one.
     pub join: bool,
+    /// `shm`: what is written is shared with I/O servers of this machine, not sent.
+    pub share_memory: bool,
     /// `writeback`: the kernel holds writes back, for a tree that this mount alone uses.
     pub writeback: bool,
     /// `hard` (wait for ever) / `soft` (give up after the retries).
@@ -149,6 +151,7 @@ impl Default for MountOptions {
             dir_rights: true,
             statahead: true,
             join: true,
+            share_memory: true,
             writeback: false,
             hard: false,
             retry_limit: None,
@@ -205,6 +208,7 @@ impl MountOptions {
         config.retry_delay_ms = self.retry_delay_ms;
         config.stall_ms = self.stall_ms;
         config.spin_us = self.spin_us;
+        config.share_memory = self.share_memory;
         config.atime = !self.no_atime && !self.read_only;
         config.strict_atime = self.strict_atime;
         config.groups_of = Some(Arc::new(groups_from_proc));
@@ -257,6 +261,8 @@ impl MountOptions {
             "nostatahead" => self.statahead = false,
             "join" => self.join = true,
             "nojoin" => self.join = false,
+            "shm" => self.share_memory = true,
+            "noshm" => self.share_memory = false,
             "writeback" => self.writeback = true,
             "nowriteback" => self.writeback = false,
             "debug" => self.debug = true,
@@ -354,6 +360,8 @@ const FLAGS: &[&str] = &[
     "soft",
     "join",
     "nojoin",
+    "shm",
+    "noshm",
     "writeback",
     "nowriteback",
     "dirrights",

@@ -125,7 +125,7 @@ impl MetaServer {
         for (d, (physical_offset, body)) in parts {
             let datahandle = *layout.datahandles.get(d as usize).ok_or(ErrorCode::Io)?;
             let extents = vec![PhysicalExtent { physical_offset, len: body.len() as u64 }];
-            let op = IoWriteRequest { datahandle, extents }.into_request();
+            let op = IoWriteRequest { datahandle, extents, ..Default::default() }.into_request();
             calls.push(PeerCall { server: self.io_server(datahandle)?, op, body: body.freeze() });
         }
         let mut mtime_ns = 0;

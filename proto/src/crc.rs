@@ -8,6 +8,8 @@
 //! `o` add [`piece`] of them and take [`piece`] of the old ones away, both by XOR.
 //! Source: Ross Williams, "A painless guide to CRC error detection algorithms"; zlib's
 //! `crc32_combine`.
+use crate::op::PhysicalExtent;
+
 /// Bytes under one checksum: a piece of a datafile, whatever the distribution of the file.
 pub const STRIP_BYTES: u64 = 65_536;
 
@@ -96,10 +98,32 @@ pub fn join(first: u32, second: u32, second_len: usize) -> u32 {
     shift(first, second_len) ^ second
 }
 
+/// How many bytes of an extent fall into each strip, in order.
+pub fn strips_of(extent: &PhysicalExtent) -> impl Iterator<Item = usize> + use<> {
+    let (mut at, end) = (extent.physical_offset, extent.physical_offset.saturating_add(extent.len));
+    std::iter::from_fn(move || {
+        let len = (end - at).min(STRIP_BYTES - at % STRIP_BYTES);
+        at += len;
+        (len > 0).then_some(len as usize)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_extent_is_cut_where_strips_end() {
+        let cut = |physical_offset, len| {
+            strips_of(&PhysicalExtent { physical_offset, len }).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(0, 0), [0usize; 0]);
+        assert_eq!(cut(3, 5), [5]);
+        assert_eq!(cut(STRIP_BYTES, STRIP_BYTES), [STRIP]);
+        assert_eq!(cut(STRIP_BYTES - 1, STRIP_BYTES + 2), [1, STRIP, 1]);
+        assert_eq!(cut(u64::MAX - 2, u64::MAX), [2]);
+    }
 
     #[test]
     fn zeros_of_every_kind_of_length() {

@@ -376,7 +376,11 @@ impl<H: OpHandler> Inner<H> {
         };
         let (kind, began) = (op.op(), Instant::now());
         // A flow's bytes are counted by the operation that takes them.
-        let bytes_in = if let Body::Whole(bytes) = &body { bytes.len() } else { 0 };
+        let bytes_in = match &body {
+            Body::Whole(bytes) => bytes.len(),
+            Body::Shared(shared) => shared.len(),
+            Body::Empty | Body::Flow(_) => 0,
+        };
         let out = match kind.repeat() {
             Repeat::Harmless => self.harmless(kind, head, op, body).await,
             repeat => self.ticketed(repeat, head, op, body).await,

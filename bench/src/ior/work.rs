@@ -2,7 +2,7 @@
 //!
 //! Neither stamping nor comparing counts as a transfer's latency; both are part of the phase's time.
 use super::pattern::{Kind, Phase, Spec};
-use crate::api::{Backend, How, Opened};
+use crate::api::{Backend, Buffer, How, Opened};
 use crate::job::{Outcome, now_ns};
 use crate::stamp;
 use crate::worker::Teller;
@@ -20,15 +20,24 @@ pub struct Worker {
     path: String,
     rank: u32,
     clients: u32,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl Worker {
     /// A client of rank `rank`.
-    pub fn new(backend: Backend, spec: Spec, path: String, rank: u32, clients: u32) -> Worker {
-        let mut buffer = vec![0; spec.transfer as usize + ALIGN];
+    ///
+    /// # Errors
+    /// When there is no memory for its buffer.
+    pub fn new(
+        mut backend: Backend,
+        spec: Spec,
+        path: String,
+        rank: u32,
+        clients: u32,
+    ) -> Result<Worker> {
+        let mut buffer = backend.buffer(spec.transfer as usize + ALIGN)?;
         stamp::fill(stamp::tag(spec.seed, 0, rank), 0, &mut buffer);
-        Worker { backend, spec, path, rank, clients, buffer }
+        Ok(Worker { backend, spec, path, rank, clients, buffer })
     }
 
     /// Does one phase.
@@ -195,7 +204,8 @@ mod tests {
     }
 
     fn worker(spec: Spec, path: &std::path::Path, rank: u32) -> Worker {
-        Worker::new(Backend::Posix, spec, path.to_string_lossy().into_owned(), rank, 2)
+        let path = path.to_string_lossy().into_owned();
+        Worker::new(Backend::Posix, spec, path, rank, 2).unwrap()
     }
 
     fn phase(kind: Kind) -> Phase {

@@ -15,6 +15,7 @@ use super::spin::Spin;
 use crate::addr::Address;
 use crate::auth::Peer;
 use crate::call::{Call, CallCx, Net, Ticket};
+use crate::region::{REGION_BYTES_MAX, Region};
 use crate::stream::{set_up_tcp, set_up_unix};
 use crate::wire::{RawIo, RxError};
 use pvfs2_proto::op::{Cred, HelloRequest, OpMessage, ReclaimRequest, Repeat};
@@ -23,8 +24,9 @@ use smallvec::SmallVec;
 use socket2::Socket;
 use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
 use std::net::ToSocketAddrs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,12 +37,15 @@ pub struct BlockingNet {
     conns: RefCell<Vec<Option<Conn>>>,
     spin: Spin,
     before_sleep: Option<Box<dyn Fn() + Send>>,
+    region: Option<Arc<Region>>,
 }
 
 struct Conn {
     socket: Socket,
     /// Of a unix socket.
     lender: Option<Lender>,
+    /// Goes with the first bytes.
+    passes: Option<Arc<OwnedFd>>,
     pump: Pump,
 }
 
@@ -48,6 +53,7 @@ struct Conn {
 struct Wire<'a> {
     socket: &'a Socket,
     lender: Option<&'a mut Lender>,
+    passes: &'a mut Option<Arc<OwnedFd>>,
     lent: &'a AtomicU64,
 }
 
@@ -57,6 +63,11 @@ impl RawIo for Wire<'_> {
         retry_interrupted(|| socket.read_vectored(bufs))
     }
     fn writev(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let Some(file) = &self.passes {
+            let n = retry_interrupted(|| send_with(self.socket, bufs, file))?;
+            *self.passes = None;
+            return Ok(n);
+        }
         let send = || self.socket.send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL);
         retry_interrupted(send)
     }
@@ -89,6 +100,18 @@ fn retry_interrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usi
     }
 }
 
+/// Sends, passing a file along.
+fn send_with(socket: &Socket, bufs: &[IoSlice<'_>], file: &OwnedFd) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let files = [file.as_fd()];
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::Error::other("no room to pass a file"));
+    }
+    Ok(sendmsg(socket, bufs, &mut ancillary, SendFlags::NOSIGNAL)?)
+}
+
 /// How far one exchange may go.
 struct Limits<'a> {
     cx: &'a CallCx,
@@ -100,7 +123,33 @@ impl BlockingNet {
     pub fn new(shared: Arc<ClientShared>) -> BlockingNet {
         let conns = shared.opts.map.servers.iter().map(|_| None).collect();
         let spin = Spin::new(shared.opts.spin_us);
-        BlockingNet { shared, conns: RefCell::new(conns), spin, before_sleep: None }
+        let conns = RefCell::new(conns);
+        BlockingNet { shared, conns, spin, before_sleep: None, region: None }
+    }
+
+    /// Shares `region` with servers of the same machine, where they let it: what is written from there is
+    /// not sent. Only this carrier's thread writes to it.
+    pub fn share(&mut self, region: Arc<Region>) {
+        self.region = Some(region).filter(|_| self.shared.opts.share_memory);
+        // What there is was made without it.
+        self.conns.get_mut().iter_mut().for_each(|place| *place = None);
+    }
+
+    /// What to share with `server`, if it is an I/O server that is reached by a unix socket.
+    fn to_share(&self, server: ServerId, peer: Peer) -> Option<(Arc<Region>, Arc<OwnedFd>, u64)> {
+        let region = self.region.as_ref().filter(|_| matches!(peer, Peer::Unix(_)))?;
+        self.shared.opts.map.server(server)?.io_range?;
+        let (file, len) = region.file()?;
+        (len <= REGION_BYTES_MAX as u64).then(|| (region.clone(), file, len))
+    }
+
+    /// After calls that were given up: whatever a server may still read of the region stays as it is.
+    fn leave_region(&self, conns: &mut [Option<Conn>]) {
+        if let Some(region) = &self.region {
+            region.renew();
+            // What all servers have mapped is the one before.
+            conns.iter_mut().for_each(|place| *place = None);
+        }
     }
 
     /// With something to be done each time before the thread sleeps over an answer.
@@ -140,7 +189,7 @@ impl BlockingNet {
         self.sleeps();
         let (socket, peer) = self.open(limits, server)?;
         let lender = matches!(peer, Peer::Unix(_)).then(Lender::default);
-        let mut conn = Conn { socket, lender, pump: Pump::new(server) };
+        let mut conn = Conn { socket, lender, passes: None, pump: Pump::new(server) };
         self.greet(limits, &mut conn, server, peer)?;
         self.shared.counts.connects.fetch_add(1, Ordering::Relaxed);
         *place = Some(conn);
@@ -169,6 +218,11 @@ impl BlockingNet {
         peer: Peer,
     ) -> Result<()> {
         let mut greeter = Greeter::session(&self.shared, server, peer, true);
+        let to_share = self.to_share(server, peer);
+        if let Some((_, file, len)) = &to_share {
+            greeter.passes_region(*len);
+            conn.passes = Some(file.clone());
+        }
         let mut request = greeter.first();
         let hello = loop {
             let response = self.one::<HelloRequest>(limits, conn, 0, request)?;
@@ -177,6 +231,9 @@ impl BlockingNet {
                 None => break response,
             }
         };
+        if let Some((region, ..)) = to_share.filter(|_| hello.takes_region) {
+            conn.pump.share(region);
+        }
         if self.shared.standing(server, &hello) == super::shared::Standing::Same {
             return Ok(());
         }
@@ -272,7 +329,8 @@ impl BlockingNet {
         for conn in conns.iter_mut().filter(|c| c.pump.is_busy()) {
             let before = conn.pump.moved;
             let lent = &self.shared.counts.bytes_lent;
-            let mut io = Wire { socket: &conn.socket, lender: conn.lender.as_mut(), lent };
+            let (lender, passes) = (conn.lender.as_mut(), &mut conn.passes);
+            let mut io = Wire { socket: &conn.socket, lender, passes, lent };
             let result = conn.pump.go(&mut io, limits.cx, calls, &*self.shared.events);
             moved |= conn.pump.moved != before;
             if let Err(error) = result {
@@ -308,7 +366,8 @@ impl BlockingNet {
                 attempted.resent.push(index);
             }
             if let Some(conn) = conns.get_mut(call.server as usize).and_then(Option::as_mut) {
-                conn.pump.add(index, call, stamp);
+                let shared = conn.pump.add(index, call, stamp) as u64;
+                self.shared.counts.bytes_shared.fetch_add(shared, Ordering::Relaxed);
             }
         }
         let mut busy: SmallVec<[&mut Conn; 8]> = conns
@@ -319,6 +378,9 @@ impl BlockingNet {
             .collect();
         self.gather(limits, &mut busy, calls);
         drop(busy);
+        if conns.iter().flatten().any(|c| c.pump.has_left_shared()) {
+            self.leave_region(&mut conns);
+        }
         for (index, place) in conns.iter_mut().enumerate() {
             let failed = |c: &Call<'_>| {
                 c.server as usize == index

@@ -73,6 +73,11 @@ impl Greeter {
         Greeter { request, key, must_prove, proven: false }
     }
 
+    /// The hello brings a region of so many bytes.
+    pub(super) fn passes_region(&mut self, bytes: u64) {
+        self.request.region_bytes = bytes;
+    }
+
     /// What to send first.
     pub(super) fn first(&self) -> HelloRequest {
         self.request.clone()

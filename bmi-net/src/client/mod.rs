@@ -4,6 +4,7 @@
 //! - `greet`: hello and reclaim as steps, without I/O
 //! - `pump`: calls over one connection, without waiting
 //! - `blocking`: [`BlockingNet`], one per FUSE thread
+//! - `sharing`: what of a body the server finds in memory that it shares with the client
 //! - `async_net`, `mux`: [`AsyncNet`], for background work, tools and servers
 //! - `spin`: [`Spin`], looking for an answer before sleeping
 //! - `first`: [`fetch_map`] and [`ping`], before there is a session
@@ -19,6 +20,7 @@ mod link;
 mod mux;
 mod pump;
 mod shared;
+mod sharing;
 mod slots;
 mod spin;
 
@@ -60,6 +62,9 @@ pub struct ClientOptions {
     pub stall_ms: u32,
     /// How long [`BlockingNet`] looks for an answer before it sleeps for it; 0: not at all.
     pub spin_us: u32,
+    /// What is to be written, and lies in a region that a carrier was given, is shared with servers of
+    /// the same machine instead of sent.
+    pub share_memory: bool,
     /// How long [`AsyncNet`] waits for a connection, hello included.
     pub connect_ms: u32,
     /// [`AsyncNet`] asks a silent server whether it is there after this long, and gives the
@@ -82,6 +87,7 @@ impl ClientOptions {
             mem: None,
             stall_ms: 400,
             spin_us: 30,
+            share_memory: true,
             connect_ms: 5000,
             silence_ms: 5000,
         }

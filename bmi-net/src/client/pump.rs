@@ -5,8 +5,10 @@
 //! be sent, responses are read all the same: no two peers ever wait for each other's reading.
 //! Invariant: after any error the connection is good for nothing but closing.
 use super::SessionEvents;
+use super::sharing::shared_write;
 use crate::call::{Call, CallCx, Reply};
 use crate::flow::Credits;
+use crate::region::Region;
 use crate::wire::{
     BufSink, FrameMeta, FrameReader, HeadParts, Place, RawIo, RxError, SliceSink, append_frame,
     crc_of, encode_request_head, sub_slices, write_parts,
@@ -17,10 +19,11 @@ use pvfs2_proto::frame::{
     FLAG_CREDIT, FLAG_FLOW, FLAG_FLOW_END, FLAG_LENT, FrameError, Header, Kind,
 };
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES, HEAD_MAX};
-use pvfs2_proto::op::{Notice, ResponseHead};
+use pvfs2_proto::op::{Notice, OpRequest, ResponseHead};
 use pvfs2_proto::{PvfsError, Result, ServerId};
 use smallvec::SmallVec;
 use std::io;
+use std::sync::Arc;
 
 /// Most bytes of a flow that are gathered where the caller gave no room for them.
 pub(super) const GATHER_MAX_BYTES: usize = 256 << 20;
@@ -48,6 +51,9 @@ struct Leg {
     call: usize,
     stamp: Stamp,
     tag: u64,
+    /// The request in place of the call's: it names the body in the shared region.
+    shared: Option<OpRequest>,
+    /// Bytes of the body that are sent.
     body_len: usize,
     sent: bool,
     flow_at: usize,
@@ -66,6 +72,10 @@ struct Leg {
 impl Leg {
     fn is_flow(&self) -> bool {
         self.body_len > BODY_MAX
+    }
+    /// Whether its request's frame has no body.
+    fn has_no_body_here(&self) -> bool {
+        self.is_flow() || self.shared.is_some()
     }
     /// Whether a piece of its flow may be sent: one with credit, or the end of an answered one.
     fn has_piece(&self) -> bool {
@@ -101,6 +111,9 @@ pub(super) struct Pump {
     receiving: Option<(usize, bool)>,
     reading: bool,
     broken: bool,
+    /// The client's memory that the server has mapped.
+    region: Option<Arc<Region>>,
+    left_shared: bool,
     /// Bytes moved in either direction: tells that the server is alive.
     pub(super) moved: u64,
 }
@@ -119,13 +132,23 @@ impl Pump {
             receiving: None,
             reading: false,
             broken: false,
+            region: None,
+            left_shared: false,
             moved: 0,
         }
     }
 
-    /// Puts a call (by its place among the exchange's calls) on this connection.
-    pub(super) fn add(&mut self, index: usize, call: &Call<'_>, stamp: Stamp) {
-        let body_len: usize = call.body.iter().map(|b| b.len()).sum();
+    /// From now on bodies in `region` are named, not sent: the server has mapped it.
+    pub(super) fn share(&mut self, region: Arc<Region>) {
+        self.region = Some(region);
+    }
+
+    /// Puts a call (by its place among the exchange's calls) on this connection. Gives the bytes of its
+    /// body that the server finds in shared memory.
+    pub(super) fn add(&mut self, index: usize, call: &Call<'_>, stamp: Stamp) -> usize {
+        let total: usize = call.body.iter().map(|b| b.len()).sum();
+        let shared = self.region.as_ref().and_then(|region| shared_write(region, call));
+        let body_len = if shared.is_some() { 0 } else { total };
         let room: usize = call.into.iter().map(|b| b.len()).sum();
         if self.legs.is_empty() {
             self.reader.read_max = SMALL_READ_BYTES;
@@ -137,6 +160,7 @@ impl Pump {
             call: index,
             stamp,
             tag: self.next_tag,
+            shared,
             body_len,
             sent: false,
             flow_at: 0,
@@ -152,6 +176,12 @@ impl Pump {
             done: false,
         });
         self.next_tag += 1;
+        total - body_len
+    }
+
+    /// Whether a call was given up whose body the server may still read in the shared region.
+    pub(super) fn has_left_shared(&self) -> bool {
+        self.left_shared
     }
 
     /// Whether it waits for the socket to take more.
@@ -182,6 +212,7 @@ impl Pump {
     /// Ends every call that has no result with `error`; the connection may not be used again.
     pub(super) fn fail(&mut self, calls: &mut [Call<'_>], error: &PvfsError) {
         self.broken = true;
+        self.left_shared |= self.legs.iter().any(|leg| leg.shared.is_some() && !leg.done);
         for leg in self.legs.drain(..) {
             let result = &mut calls[leg.call].result;
             if result.is_none() {
@@ -239,7 +270,7 @@ impl Pump {
             match self.sending {
                 Sending::Nothing => return Ok(()),
                 Sending::Credit => {}
-                Sending::Request(leg) if self.legs[leg].is_flow() => {}
+                Sending::Request(leg) if self.legs[leg].has_no_body_here() => {}
                 Sending::Request(leg) => parts.extend_from_slice(&calls[self.legs[leg].call].body),
                 Sending::Piece(leg, from, len) => {
                     parts.extend(sub_slices(&calls[self.legs[leg].call].body, from, len));
@@ -286,7 +317,7 @@ impl Pump {
                 seq: leg.stamp.seq,
                 op_id: cx.op_id,
                 cred: &cx.cred,
-                op: &call.op,
+                op: leg.shared.as_ref().unwrap_or(&call.op),
             };
             append_frame(&mut self.tx_head, &meta, |out| encode_request_head(out, &parts));
             return Sending::Request(index);

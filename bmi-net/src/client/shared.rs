@@ -48,6 +48,7 @@ pub(super) struct Counts {
     pub(super) stalls: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     pub(super) bytes_lent: AtomicU64,
+    pub(super) bytes_shared: AtomicU64,
     pub(super) bytes_in: AtomicU64,
 }
 
@@ -66,6 +67,8 @@ pub struct ClientCounters {
     pub bytes_out: u64,
     /// Those of them that were lent to a socket, not copied.
     pub bytes_lent: u64,
+    /// Those of them that were not sent at all: the server found them in memory that the client shares.
+    pub bytes_shared: u64,
     /// Bytes of bodies received.
     pub bytes_in: u64,
 }
@@ -123,6 +126,7 @@ impl ClientShared {
             stalls: get(&self.counts.stalls),
             bytes_out: get(&self.counts.bytes_out),
             bytes_lent: get(&self.counts.bytes_lent),
+            bytes_shared: get(&self.counts.bytes_shared),
             bytes_in: get(&self.counts.bytes_in),
         }
     }

@@ -7,17 +7,18 @@
 //! their end (their replies are kept by the session), harmless ones are dropped.
 use super::ServerOptions;
 use super::hello::{Greeted, Greeting};
+use super::writes::{first_cut, shared_body};
 use crate::auth::Peer;
 use crate::buf::PooledBuf;
 use crate::flow::{Credits, FlowIn, cut_off};
 use crate::out::OutQueue;
+use crate::region::Mapping;
 use crate::service::{Body, Conn, Incoming, OutBody, Outgoing, Service};
-use crate::stream::{PollIo, Stream};
+use crate::stream::{HelloIo, PollIo, Stream};
 use crate::wire::{BufSink, EncodeInto, FrameMeta, FrameReader, RxError};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prost::Message;
-use pvfs2_proto::crc::STRIP_BYTES;
 use pvfs2_proto::frame::{FLAG_CREDIT, FLAG_FLOW, FLAG_FLOW_END, FrameError, Header, Kind};
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES, HEAD_MAX};
 use pvfs2_proto::op::{Notice, Op, OpRequest, OpResponse, Repeat, RequestHead, ResponseHead};
@@ -26,6 +27,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -113,6 +115,9 @@ struct ConnTask<S: Service> {
     conn: Arc<Conn>,
     opts: Arc<ServerOptions>,
     stage: Stage,
+    /// What came with the hello, until it is mapped; then the client's memory.
+    passed: Option<OwnedFd>,
+    region: Option<Arc<Mapping>>,
     pending: FuturesUnordered<Pending>,
     cancels: HashMap<u64, (Rc<Cancel>, Repeat)>,
     flows_in: HashMap<u64, FlowIn>,
@@ -155,6 +160,8 @@ pub(super) async fn run<S: Service>(
         conn,
         opts,
         stage: Stage::Hello(Greeting::default()),
+        passed: None,
+        region: None,
         pending: FuturesUnordered::new(),
         cancels: HashMap::new(),
         flows_in: HashMap::new(),
@@ -285,9 +292,12 @@ impl<S: Service> ConnTask<S> {
 
     /// Reads one frame to its end and acts on it.
     fn read_one(&mut self, cx: &mut Context<'_>) -> Result<(), RxError> {
-        let mut io = PollIo { stream: &mut self.stream, cx };
+        let (stream, passed) = (&mut self.stream, &mut self.passed);
         if matches!(self.rx, Rx::Head) {
-            let header = self.reader.poll_head(&mut io)?;
+            let header = match self.stage {
+                Stage::Hello(_) => self.reader.poll_head(&mut HelloIo { stream, cx, passed })?,
+                _ => self.reader.poll_head(&mut PollIo { stream, cx })?,
+            };
             self.progress += 1;
             self.rx = self.begin(header)?;
             self.reader.begin_body();
@@ -397,7 +407,17 @@ impl<S: Service> ConnTask<S> {
             return Err(RxError::Protocol("a tag that is in use"));
         }
         let repeat = op.op().repeat();
-        let body = if header.flags & FLAG_FLOW != 0 {
+        let body = if let Some(shared) = shared_body(op, self.region.as_ref()) {
+            match shared {
+                Ok(body) if buf.is_empty() && header.flags & FLAG_FLOW == 0 => body,
+                Ok(_) => return Err(RxError::Protocol("a body in the frame and in shared memory")),
+                Err(error) => {
+                    tracing::warn!(peer = self.conn.peer, %error, "shared memory is not there");
+                    self.answer(Done { tag, outgoing: Outgoing::head(ResponseHead::error(error)) });
+                    return Ok(());
+                }
+            }
+        } else if header.flags & FLAG_FLOW != 0 {
             let (flow, body) = FlowIn::new();
             self.flows_in.insert(tag, flow);
             Body::Flow(body)
@@ -430,8 +450,10 @@ impl<S: Service> ConnTask<S> {
         let Stage::Hello(greeting) = &mut self.stage else { return };
         match greeting.step(&*self.service, &self.conn, self.peer, &self.opts, hello) {
             Ok(Greeted::Challenge(response)) => self.respond(tag, &OpResponse::Hello(response)),
-            Ok(Greeted::Open(response)) => {
+            Ok(Greeted::Open(mut response)) => {
                 self.stage = Stage::Open;
+                self.region = super::writes::mapped(&self.conn, hello, self.passed.take());
+                response.takes_region = self.region.is_some();
                 self.greeted = true;
                 self.wants_notices = !hello.no_notices;
                 self.reader.head_max = HEAD_MAX;
@@ -567,14 +589,6 @@ impl<S: Service> ConnTask<S> {
         // After the time is up the peer is cut whether it has read or not.
         let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), drain).await;
     }
-}
-
-/// Where the first strip ends in the body of a write of one extent: the disk wants a checksum for
-/// each strip.
-fn first_cut(head: &RequestHead) -> Option<usize> {
-    let Some(OpRequest::IoWrite(write)) = &head.op else { return None };
-    let [extent] = &write.extents[..] else { return None };
-    Some((STRIP_BYTES - extent.physical_offset % STRIP_BYTES) as usize)
 }
 
 fn frame_error(e: FrameError) -> PvfsError {

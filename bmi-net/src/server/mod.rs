@@ -7,6 +7,7 @@
 mod conn;
 mod hello;
 mod listen;
+mod writes;
 
 pub use listen::Listener;
 

@@ -196,6 +196,7 @@ impl TestService {
         Ok(match body {
             Body::Empty => Vec::new(),
             Body::Whole(buf) => buf.to_vec(),
+            Body::Shared(shared) => shared.slices().concat(),
             Body::Flow(mut flow) => {
                 let mut all = Vec::new();
                 while let Some(piece) = flow.next().await? {
@@ -424,7 +425,8 @@ pub async fn write<N: Net>(
     data: &[u8],
 ) -> Result<Reply> {
     let cx = cx();
-    let mut call = Call::new(server, IoWriteRequest { datahandle, extents: vec![] }.into_request());
+    let request = IoWriteRequest { datahandle, ..Default::default() };
+    let mut call = Call::new(server, request.into_request());
     // Uneven slices: a body is scattered memory.
     let (a, rest) = data.split_at(data.len() / 3);
     let (b, c) = rest.split_at(rest.len() / 2);

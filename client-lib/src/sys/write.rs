@@ -216,8 +216,8 @@ impl WriteFlow {
                 continue;
             }
             let part = &plan.parts[i];
-            let request =
-                IoWriteRequest { datahandle: part.datahandle.0, extents: part.extents.clone() };
+            let (datahandle, extents) = (part.datahandle.0, part.extents.clone());
+            let request = IoWriteRequest { datahandle, extents, ..Default::default() };
             let mut call = Call::new(part.server, request.into_request());
             call.body = body;
             calls.push(call);

@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | Checked (handle ours, extents in order, their sum = the body) | Excluded | answered: Stale, Invalid, FileTooBig |
+//! | Checked (handle ours, extents in order, their sum = the body; of shared memory: as many checksums as strips) | Excluded | answered: Stale, Invalid, FileTooBig |
 //! | Excluded (no other writer inside) | Written | - |
 //! | Written (all extents that this piece of the body fills, in this event loop) | answered, or the next piece of a flow | undone, answered: NoSpace, Io, Damaged; Stale: removed lately |
 //!
@@ -13,13 +13,18 @@
 //! length 0). A flow is written piece by piece as it comes, each piece such a step. Repeating the
 //! request is harmless. A handle that was removed lately refuses (Trove remembers it): a write that
 //! was late on the network does not make the datafile anew.
+//!
+//! A body in memory that the client shares goes from there into the page cache, under the checksums that
+//! the client says it has, which are stored and not compared: who reads the strips will. So a client
+//! that says wrong ones damages only what it may write.
 use crate::extents;
 use crate::state::IoState;
-use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::flow::FlowBody;
 use pvfs2_bmi::service::Body;
+use pvfs2_proto::crc;
 use pvfs2_proto::op::{IoWriteRequest, IoWriteResponse, Op, PhysicalExtent};
 use pvfs2_proto::{ErrorCode, Handle, PvfsError, Result};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Serves io_write.
@@ -37,7 +42,22 @@ pub async fn io_write(
         Body::Whole(bytes) if bytes.len() as u64 != total => {
             return Err(mismatch(bytes.len() as u64, total));
         }
-        Body::Whole(bytes) => write_piece(state, datahandle, &mut place, &bytes)?,
+        Body::Whole(bytes) => write_piece(state, datahandle, &mut place, &[&bytes], bytes.crcs())?,
+        Body::Shared(shared) => {
+            let strips = req.extents.iter().flat_map(crc::strips_of).count();
+            if shared.len() as u64 != total || req.crcs.len() != strips {
+                return Err(PvfsError::new(
+                    ErrorCode::Invalid,
+                    format!(
+                        "the request names {} bytes of shared memory with {} checksums, its extents have \
+                         {total} bytes in {strips} strips",
+                        shared.len(),
+                        req.crcs.len()
+                    ),
+                ));
+            }
+            write_piece(state, datahandle, &mut place, &shared.slices(), &req.crcs)?
+        }
         Body::Flow(flow) => {
             let mtime_ns = write_flow(state, datahandle, &mut place, flow, total).await?;
             // `server-core` counts bodies in one frame.
@@ -86,7 +106,7 @@ async fn write_flow(
         if piece.len() as u64 > total - written {
             return Err(mismatch(written + piece.len() as u64, total));
         }
-        mtime_ns = mtime_ns.max(write_piece(state, datahandle, place, &piece)?);
+        mtime_ns = mtime_ns.max(write_piece(state, datahandle, place, &[&piece], &[])?);
         written += piece.len() as u64;
     }
     if written != total {
@@ -95,25 +115,29 @@ async fn write_flow(
     Ok(mtime_ns)
 }
 
-/// Writes `bytes` at `place` as one step.
+/// Writes `bufs` at `place` as one step. `crcs`: of what falls into each strip, extent after extent;
+/// none: not known.
 fn write_piece(
     state: &IoState,
     datahandle: Handle,
     place: &mut Place<'_>,
-    bytes: &PooledBuf,
+    bufs: &[&[u8]],
+    mut crcs: &[u32],
 ) -> Result<i64> {
     let bstreams = state.bstreams();
     let _writer = state.locks().lock(datahandle);
     let before = bstreams.stat(datahandle)?;
-    let (mut rest, mut mtime_ns) = (&bytes[..], 0);
-    while !rest.is_empty() {
-        let Some((offset, len)) = place.take(rest.len()) else {
-            return Err(mismatch(bytes.len() as u64, (bytes.len() - rest.len()) as u64));
+    let total: usize = bufs.iter().map(|b| b.len()).sum();
+    let (mut source, mut written, mut mtime_ns) = (Source { bufs, at: 0 }, 0, 0);
+    while written < total {
+        let Some((physical_offset, len)) = place.take(total - written) else {
+            return Err(mismatch(total as u64, written as u64));
         };
-        let (now, later) = rest.split_at(len);
-        // They came with the frame, compared and cut for one extent.
-        let crcs = if now.len() == bytes.len() { bytes.crcs() } else { &[] };
-        match bstreams.write_summed(datahandle, offset, &[now], crcs) {
+        let extent = PhysicalExtent { physical_offset, len: len as u64 };
+        let known = crc::strips_of(&extent).count().min(crcs.len());
+        let (now, later) = crcs.split_at(known);
+        crcs = later;
+        match bstreams.write_summed(datahandle, physical_offset, &source.take(len), now) {
             Ok(time) => mtime_ns = time,
             Err(e) => {
                 if let Err(undo) = bstreams.truncate(datahandle, before.size, false) {
@@ -122,9 +146,34 @@ fn write_piece(
                 return Err(e);
             }
         }
-        rest = later;
+        written += len;
     }
     Ok(mtime_ns)
+}
+
+/// Slices, taken one after the other; `at` is a place in the first.
+struct Source<'a> {
+    bufs: &'a [&'a [u8]],
+    at: usize,
+}
+
+impl<'a> Source<'a> {
+    /// The next `len` bytes, which are there.
+    fn take(&mut self, mut len: usize) -> SmallVec<[&'a [u8]; 16]> {
+        let mut out = SmallVec::new();
+        while let Some((first, rest)) = self.bufs.split_first().filter(|_| len > 0) {
+            let now = len.min(first.len() - self.at);
+            if now > 0 {
+                out.push(&first[self.at..self.at + now]);
+            }
+            len -= now;
+            self.at += now;
+            if self.at == first.len() {
+                (self.bufs, self.at) = (rest, 0);
+            }
+        }
+        out
+    }
 }
 
 fn mismatch(body: u64, extents: u64) -> PvfsError {

@@ -143,7 +143,7 @@ proptest! {
         RIG.with(|r| {
             let read = IoReadRequest { datahandle: h, extents: list(&extents), may_lend: false };
             let _ = r.raw(read.into_request(), Body::Empty);
-            let write = IoWriteRequest { datahandle: h, extents: list(&extents) };
+            let write = IoWriteRequest { datahandle: h, extents: list(&extents), ..Default::default() };
             let whole = Body::Whole(PooledBuf::from_vec(body.clone()));
             let _ = r.raw(write.clone().into_request(), whole);
             let _ = r.raw(write.into_request(), flow(&body, 7, None));

@@ -18,7 +18,8 @@ async fn send(
     seq: u64,
     body: Body,
 ) -> ResponseHead {
-    let write = IoWriteRequest { datahandle: H, extents: list(&[(0, 300_000)]) };
+    let write =
+        IoWriteRequest { datahandle: H, extents: list(&[(0, 300_000)]), ..Default::default() };
     let head = RequestHead {
         session,
         slot: 1,

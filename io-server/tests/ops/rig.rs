@@ -146,7 +146,8 @@ impl Rig {
     }
 
     pub fn write_body(&self, h: u64, extents: &[(u64, u64)], body: Body) -> Result<i64> {
-        let request = IoWriteRequest { datahandle: h, extents: list(extents) };
+        let request =
+            IoWriteRequest { datahandle: h, extents: list(extents), ..Default::default() };
         let (response, out) = self.raw(request.into_request(), body)?;
         assert!(out.is_empty());
         Ok(IoWriteRequest::take_response(Some(response))?.mtime_ns)

@@ -62,6 +62,10 @@ pub(crate) async fn whole(body: Body, max: usize) -> Result<Bytes> {
         Body::Empty => Ok(Bytes::new()),
         Body::Whole(buf) if buf.len() <= max => Ok(Bytes::copy_from_slice(&buf)),
         Body::Whole(_) => Err(too_big()),
+        Body::Shared(_) => Err(PvfsError::new(
+            ErrorCode::Invalid,
+            "only io_write takes its body from memory that the client shares",
+        )),
         Body::Flow(mut flow) => {
             let mut all = BytesMut::new();
             while let Some(piece) = flow.next().await? {

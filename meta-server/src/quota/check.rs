@@ -125,6 +125,7 @@ fn len_of(body: &Body) -> u64 {
     match body {
         Body::Empty => 0,
         Body::Whole(bytes) => bytes.len() as u64,
+        Body::Shared(shared) => shared.len() as u64,
         // Clients send small writes and appends in one frame; a flow is longer than that.
         Body::Flow(_) => pvfs2_proto::limits::BODY_MAX as u64,
     }

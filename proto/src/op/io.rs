@@ -45,6 +45,25 @@ pub struct IoWriteRequest {
     /// Extents, ascending, not overlapping; their lengths sum to the body's.
     #[prost(message, repeated, tag = "2")]
     pub extents: Vec<PhysicalExtent>,
+    /// Not empty: there is no body in the frame, it stands in the memory that the client shares on this
+    /// connection (see [`HelloRequest::region_bytes`](super::HelloRequest::region_bytes)), in these pieces,
+    /// one after the other.
+    #[prost(message, repeated, tag = "3")]
+    pub shared: Vec<SharedPiece>,
+    /// With `shared`: the CRC-32 of what falls into each strip, extent after extent. They are stored as
+    /// they are; whoever reads compares.
+    #[prost(fixed32, repeated, tag = "4")]
+    pub crcs: Vec<u32>,
+}
+/// A piece of the memory that a client shares.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct SharedPiece {
+    /// Its first byte in the region.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "2")]
+    pub len: u64,
 }
 /// Answer to io_write.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -46,6 +46,11 @@ pub struct HelloRequest {
     /// Nobody listens for notices on this connection (blocking carriers, bulk): send them elsewhere.
     #[prost(bool, tag = "13")]
     pub no_notices: bool,
+    /// Not 0: a memfd of so many bytes comes with this message (SCM_RIGHTS, unix sockets only). What is
+    /// to be written may then stand in it instead of in the frames of this connection. It is sealed
+    /// against shrinking and growing.
+    #[prost(uint64, tag = "14")]
+    pub region_bytes: u64,
 }
 
 /// Answer to hello.
@@ -84,6 +89,9 @@ pub struct HelloResponse {
     /// The server's own proof: HMAC-SHA-256(key, "pvfs2 server" | fs_id | challenge | nonce).
     #[prost(bytes = "bytes", tag = "11")]
     pub proof: Bytes,
+    /// The server has mapped the region that came with the hello.
+    #[prost(bool, tag = "12")]
+    pub takes_region: bool,
 }
 
 /// Renews the lease.
