@@ -290,6 +290,18 @@ impl SharedBody {
         Ok(SharedBody { mapping: mapping.clone(), pieces: out, len: total })
     }
 
+    /// The body that a request naming `pieces` of `buf` has, without a connection: for tests of services.
+    ///
+    /// # Errors
+    /// As a server's.
+    pub fn of(buf: &SharedBuf, pieces: &[SharedPiece]) -> Result<SharedBody> {
+        let file = buf.region.file();
+        let mapped = file.ok_or_else(|| "it is not shared".to_owned());
+        let mapped = mapped.and_then(|(file, len)| Mapping::new(&file, len));
+        let mapping = mapped.map_err(|why| PvfsError::new(ErrorCode::Invalid, why))?;
+        SharedBody::new(Some(&Arc::new(mapping)), pieces)
+    }
+
     /// Its bytes.
     pub fn len(&self) -> usize {
         self.len

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct TestService {
     pub lost: Mutex<Vec<u64>>,
     /// Requests whose handling was dropped in the middle.
     pub dropped: Arc<AtomicUsize>,
+    /// Writes wait, before they look at their bodies.
+    pub hold: AtomicBool,
 }
 
 struct CountDrop(Arc<AtomicUsize>);
@@ -74,6 +76,7 @@ impl TestService {
             conns: Mutex::default(),
             lost: Mutex::default(),
             dropped: Arc::default(),
+            hold: AtomicBool::new(false),
         })
     }
 
@@ -143,6 +146,9 @@ impl TestService {
                 OpResponse::IoRead(IoReadResponse { got: vec![data.len() as u64] })
             }
             OpRequest::IoWrite(w) => {
+                while self.hold.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
                 let data = match self.collect(body).await {
                     Ok(data) => data,
                     Err(error) => {

@@ -4,6 +4,7 @@ mod copy;
 mod model;
 mod repeat;
 mod rig;
+mod shared;
 
 use pvfs2_bmi::buf::PooledBuf;
 use pvfs2_bmi::service::Body;

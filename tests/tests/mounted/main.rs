@@ -16,6 +16,7 @@ mod pages;
 mod posix;
 mod quotas;
 mod rights;
+mod shared_memory;
 mod splits;
 mod stalled;
 mod start_stop;
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
             coherence::without_caches_at_once_over_three_metadata_servers,
             coherence::with_caches_within_the_timeouts,
             coherence::with_caches_within_the_timeouts_over_three_metadata_servers,
+            shared_memory::writes_are_shared_and_without_it_sent,
+            shared_memory::a_server_that_wakes_up_late_writes_what_was_meant,
             pages::own_writes_keep_them,
             pages::own_writes_keep_them_without_caches,
             pages::others_changes_are_seen_at_once_without_caches,
