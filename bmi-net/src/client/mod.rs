@@ -3,7 +3,7 @@
 //! - `shared`: what all carriers of one client share: sessions, slots, the guard of reclaims
 //! - `greet`: hello and reclaim as steps, without I/O
 //! - `pump`: calls over one connection, without waiting
-//! - `blocking`: [`BlockingNet`], one per FUSE thread
+//! - `blocking`: [`BlockingNet`], one per FUSE thread; `socket`, `lender`: how it sends
 //! - `sharing`: what of a body the server finds in memory that it shares with the client
 //! - `async_net`, `mux`: [`AsyncNet`], for background work, tools and servers
 //! - `spin`: [`Spin`], looking for an answer before sleeping
@@ -22,6 +22,7 @@ mod pump;
 mod shared;
 mod sharing;
 mod slots;
+mod socket;
 mod spin;
 
 pub use async_net::AsyncNet;

@@ -1,3 +1,4 @@
+//! Both ends of a region: what is seen, what is refused, what is left behind.
 use super::*;
 use std::fs::File;
 

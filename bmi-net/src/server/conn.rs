@@ -5,9 +5,9 @@
 //! way; no allocation by a length that was not checked; a peer that breaks the protocol is answered
 //! once and cut; when the connection ends, requests that may change something are still carried to
 //! their end (their replies are kept by the session), harmless ones are dropped.
-use super::ServerOptions;
 use super::hello::{Greeted, Greeting};
 use super::writes::{first_cut, shared_body};
+use super::{ServerOptions, frame_error};
 use crate::auth::Peer;
 use crate::buf::PooledBuf;
 use crate::flow::{Credits, FlowIn, cut_off};
@@ -19,7 +19,7 @@ use crate::wire::{BufSink, EncodeInto, FrameMeta, FrameReader, RxError};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prost::Message;
-use pvfs2_proto::frame::{FLAG_CREDIT, FLAG_FLOW, FLAG_FLOW_END, FrameError, Header, Kind};
+use pvfs2_proto::frame::{FLAG_CREDIT, FLAG_FLOW, FLAG_FLOW_END, Header, Kind};
 use pvfs2_proto::limits::{BODY_MAX, FLOW_BUFFER_BYTES, HEAD_MAX};
 use pvfs2_proto::op::{Notice, Op, OpRequest, OpResponse, Repeat, RequestHead, ResponseHead};
 use pvfs2_proto::{ErrorCode, PvfsError};
@@ -589,13 +589,4 @@ impl<S: Service> ConnTask<S> {
         // After the time is up the peer is cut whether it has read or not.
         let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), drain).await;
     }
-}
-
-fn frame_error(e: FrameError) -> PvfsError {
-    let code = match e {
-        FrameError::Version(_) => ErrorCode::Version,
-        FrameError::HeadCrc | FrameError::BodyCrc => ErrorCode::Damaged,
-        _ => ErrorCode::Protocol,
-    };
-    PvfsError::new(code, e.to_string())
 }

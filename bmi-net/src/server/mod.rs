@@ -16,6 +16,8 @@ use crate::buf::Pools;
 use crate::service::Service;
 use crate::stream::Stream;
 use pvfs2_proto::env::Env;
+use pvfs2_proto::frame::FrameError;
+use pvfs2_proto::{ErrorCode, PvfsError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -118,6 +120,16 @@ pub async fn serve<S: Service>(
     }
     drop(acceptor);
     while tasks.join_next().await.is_some() {}
+}
+
+/// What is wrong with a frame, in words for the peer.
+fn frame_error(e: FrameError) -> PvfsError {
+    let code = match e {
+        FrameError::Version(_) => ErrorCode::Version,
+        FrameError::HeadCrc | FrameError::BodyCrc => ErrorCode::Damaged,
+        _ => ErrorCode::Protocol,
+    };
+    PvfsError::new(code, e.to_string())
 }
 
 impl Stream {
