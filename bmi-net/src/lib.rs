@@ -23,4 +23,5 @@ pub mod region;
 pub mod server;
 pub mod service;
 mod stream;
+mod unix;
 mod wire;

@@ -5,6 +5,7 @@
 use crate::addr::Address;
 use crate::auth::Peer;
 use crate::mem::{MemNetwork, MemStream};
+use crate::unix::UnixConn;
 use crate::wire::{RawIo, send_by_copy};
 use socket2::{SockRef, TcpKeepalive};
 use std::fs::File;
@@ -26,7 +27,7 @@ const TCP_DEAD_MS: u64 = 20_000;
 /// A byte stream.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    Unix(UnixConn),
     Mem(MemStream),
 }
 
@@ -43,7 +44,7 @@ impl Stream {
                 Ok(Stream::Tcp(stream))
             }
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
+                let stream = UnixConn::new(UnixStream::connect(path).await?.into_std()?)?;
                 set_up_unix(&stream);
                 Ok(Stream::Unix(stream))
             }
@@ -61,7 +62,7 @@ impl Stream {
     pub(crate) fn peer(&self) -> io::Result<Peer> {
         Ok(match self {
             Stream::Tcp(s) => Peer::Tcp(s.peer_addr()?.ip()),
-            Stream::Unix(s) => Peer::Unix(s.peer_cred().ok().map(|c| c.uid())),
+            Stream::Unix(s) => Peer::Unix(s.peer().map(|(uid, _)| uid)),
             Stream::Mem(_) => Peer::Mem,
         })
     }
@@ -72,9 +73,9 @@ impl Stream {
             Stream::Tcp(s) => {
                 s.peer_addr().map_or_else(|_| "tcp://?".into(), |a| format!("tcp://{a}"))
             }
-            Stream::Unix(s) => match s.peer_cred() {
-                Ok(c) => format!("unix:uid={},pid={}", c.uid(), c.pid().unwrap_or(0)),
-                Err(_) => "unix:?".into(),
+            Stream::Unix(s) => match s.peer() {
+                Some((uid, pid)) => format!("unix:uid={uid},pid={pid}"),
+                None => "unix:?".into(),
             },
             Stream::Mem(s) => format!("mem://{}", s.name()),
         }
@@ -99,29 +100,20 @@ impl Stream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        let tcp = match self {
+            Stream::Tcp(s) => s,
+            Stream::Unix(s) => return s.poll_readv(cx, bufs),
+            Stream::Mem(s) => return s.poll_readv(cx, bufs),
+        };
         if let [one] = bufs {
             // Tokio's own read spares the extra system call after a short read.
             let mut buf = ReadBuf::new(one);
-            ready!(match self {
-                Stream::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
-                Stream::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
-                Stream::Mem(s) => return s.poll_readv(cx, bufs),
-            })?;
+            ready!(Pin::new(tcp).poll_read(cx, &mut buf))?;
             return Poll::Ready(Ok(buf.filled().len()));
         }
         loop {
-            let got = match self {
-                Stream::Tcp(s) => {
-                    ready!(s.poll_read_ready(cx))?;
-                    s.try_read_vectored(bufs)
-                }
-                Stream::Unix(s) => {
-                    ready!(s.poll_read_ready(cx))?;
-                    s.try_read_vectored(bufs)
-                }
-                Stream::Mem(s) => return s.poll_readv(cx, bufs),
-            };
-            match got {
+            ready!(tcp.poll_read_ready(cx))?;
+            match tcp.try_read_vectored(bufs) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 got => return Poll::Ready(got),
             }
@@ -136,14 +128,7 @@ impl Stream {
         passed: &mut Option<OwnedFd>,
     ) -> Poll<io::Result<usize>> {
         let Stream::Unix(s) = self else { return self.poll_readv(cx, bufs) };
-        loop {
-            ready!(s.poll_read_ready(cx))?;
-            let mut receive = || receive_with(&*s, bufs, passed);
-            match s.try_io(Interest::READABLE, &mut receive) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                got => return Poll::Ready(got),
-            }
-        }
+        s.poll_receive(cx, |s| receive_with(s, bufs, passed))
     }
 
     fn poll_writev(
@@ -153,7 +138,7 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         match self {
             Stream::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Stream::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Stream::Unix(s) => s.poll_writev(cx, bufs),
             Stream::Mem(s) => s.poll_writev(cx, bufs),
         }
     }
@@ -177,21 +162,17 @@ impl Stream {
                 }
             }
         }
+        let tcp = match self {
+            Stream::Tcp(s) => s,
+            Stream::Unix(s) => return Some(s.poll_send(cx, |s| send(s, file, offset, len))),
+            Stream::Mem(_) => return None,
+        };
         loop {
-            let sent = match self {
-                Stream::Tcp(s) => match s.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        s.try_io(Interest::WRITABLE, || send(&*s, file, offset, len))
-                    }
-                    other => return Some(other.map_ok(|()| 0)),
-                },
-                Stream::Unix(s) => match s.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        s.try_io(Interest::WRITABLE, || send(&*s, file, offset, len))
-                    }
-                    other => return Some(other.map_ok(|()| 0)),
-                },
-                Stream::Mem(_) => return None,
+            let sent = match tcp.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    tcp.try_io(Interest::WRITABLE, || send(&*tcp, file, offset, len))
+                }
+                other => return Some(other.map_ok(|()| 0)),
             };
             match sent {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

@@ -46,6 +46,14 @@ struct Conn {
     pump: Pump,
 }
 
+impl Conn {
+    fn parts<'a>(&'a mut self, shared: &'a ClientShared) -> (&'a mut Pump, Wire<'a>) {
+        let lent = &shared.counts.bytes_lent;
+        let (lender, passes) = (self.lender.as_mut(), &mut self.passes);
+        (&mut self.pump, Wire { socket: &self.socket, lender, passes, lent })
+    }
+}
+
 /// How far one exchange may go.
 struct Limits<'a> {
     cx: &'a CallCx,
@@ -216,9 +224,12 @@ impl BlockingNet {
     fn gather(&self, limits: &Limits<'_>, conns: &mut [&mut Conn], calls: &mut [Call<'_>]) {
         let mut idle_since = Instant::now();
         let mut look_at = idle_since + Duration::from_millis(LOOK_MS);
-        let mut spun = false;
+        self.send_all(limits, conns, calls);
+        // No answer can be there before the server has had the processor.
+        let (mut look, mut spun) = (false, false);
         loop {
-            let moved = self.go_all(limits, conns, calls);
+            let moved = look && self.go_all(limits, conns, calls);
+            look = true;
             if !conns.iter().any(|c| c.pump.is_busy()) {
                 return;
             }
@@ -256,20 +267,29 @@ impl BlockingNet {
         }
     }
 
+    /// Sends on all connections what they take at once. A connection that fails has its calls failed
+    /// with `Unreachable`.
+    fn send_all(&self, limits: &Limits<'_>, conns: &mut [&mut Conn], calls: &mut [Call<'_>]) {
+        for conn in conns {
+            let (pump, mut io) = conn.parts(&self.shared);
+            if let Err(error) = pump.begin(&mut io, limits.cx, calls) {
+                pump.fail(calls, &to_error(&error));
+            }
+        }
+    }
+
     /// One round over all connections; whether any byte moved. A connection that fails has its
     /// calls failed with `Unreachable`.
     fn go_all(&self, limits: &Limits<'_>, conns: &mut [&mut Conn], calls: &mut [Call<'_>]) -> bool {
         let mut moved = false;
         for conn in conns.iter_mut().filter(|c| c.pump.is_busy()) {
-            let before = conn.pump.moved;
-            let lent = &self.shared.counts.bytes_lent;
-            let (lender, passes) = (conn.lender.as_mut(), &mut conn.passes);
-            let mut io = Wire { socket: &conn.socket, lender, passes, lent };
-            let result = conn.pump.go(&mut io, limits.cx, calls, &*self.shared.events);
-            moved |= conn.pump.moved != before;
+            let (pump, mut io) = conn.parts(&self.shared);
+            let before = pump.moved;
+            let result = pump.go(&mut io, limits.cx, calls, &*self.shared.events);
+            moved |= pump.moved != before;
             if let Err(error) = result {
                 moved = true;
-                conn.pump.fail(calls, &to_error(&error));
+                pump.fail(calls, &to_error(&error));
             }
         }
         moved

@@ -221,6 +221,19 @@ impl Pump {
         }
     }
 
+    /// Sends as far as possible, and does not look for answers yet.
+    pub(super) fn begin(
+        &mut self,
+        io: &mut impl RawIo,
+        cx: &CallCx,
+        calls: &[Call<'_>],
+    ) -> std::result::Result<(), RxError> {
+        match self.send(io, cx, calls) {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Goes on as far as possible; `Ok(true)` when every call has its result.
     pub(super) fn go(
         &mut self,
@@ -357,7 +370,7 @@ impl Pump {
         while self.legs.iter().any(|l| !l.done) && (is_full || self.grants.is_empty()) {
             if !self.reading {
                 let header = self.reader.poll_head(io)?;
-                self.begin(&header, calls, events)?;
+                self.begin_reply(&header, calls, events)?;
                 self.reader.begin_body();
                 self.reading = true;
                 self.moved += 1;
@@ -383,7 +396,7 @@ impl Pump {
         Ok(())
     }
 
-    fn begin(
+    fn begin_reply(
         &mut self,
         header: &Header,
         calls: &[Call<'_>],

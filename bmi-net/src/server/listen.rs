@@ -5,6 +5,7 @@
 use crate::addr::Address;
 use crate::mem::MemStream;
 use crate::stream::{Stream, set_up_tcp, set_up_unix};
+use crate::unix::UnixConn;
 use parking_lot::Mutex;
 use pvfs2_proto::{ErrorCode, PvfsError, Result};
 use std::io;
@@ -12,7 +13,7 @@ use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::mpsc;
 
 /// Connections that the kernel keeps for us before we accept them.
@@ -257,7 +258,7 @@ fn register(accepted: Accepted) -> io::Result<Stream> {
             Stream::Tcp(s)
         }
         Accepted::Unix(s) => {
-            let s = UnixStream::from_std(s)?;
+            let s = UnixConn::new(s)?;
             set_up_unix(&s);
             Stream::Unix(s)
         }
