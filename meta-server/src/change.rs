@@ -22,6 +22,8 @@ pub struct Change {
     pub(crate) reaps: bool,
     /// Objects whose attributes change, for quotas: what they count afterwards.
     pub(crate) charges: SmallVec<[(Handle, Option<Charge>); 4]>,
+    /// Objects of which there was nothing before.
+    pub(crate) made: SmallVec<[Handle; 1]>,
     /// A directory that has grown or shrunk: handle, names, whether it may have a limit of its own.
     pub(crate) counted: Option<(Handle, u64, bool)>,
     /// A part of a directory that came or went, with its seed.
@@ -47,6 +49,7 @@ impl Change {
     /// Writes attributes of a new object.
     pub fn new_object(&mut self, attr: &Attr) {
         self.objects += 1;
+        self.made.push(attr.handle());
         self.put_attr(attr);
     }
     /// Writes a dirent.

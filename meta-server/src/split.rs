@@ -136,6 +136,15 @@ pub(crate) fn must_be_settled(dir: &Attr) -> Result<()> {
     }
 }
 
+/// The parts of a directory of this server that lie on others.
+///
+/// # Errors
+/// `Busy` while its names move.
+pub(crate) fn settled_parts(dir: &Attr) -> Result<Vec<Handle>> {
+    must_be_settled(dir)?;
+    Ok(dir.dir_map.iter().flat_map(|m| &m.parts).map(|p| Handle(*p)).collect())
+}
+
 /// Whether `dir`, of this server, answers for names of `hash`.
 ///
 /// # Errors
@@ -445,9 +454,7 @@ impl MetaServer {
         if !self.owns(dir) {
             return Ok(vec![dir]);
         }
-        let attr = self.store.attr(dir)?.ok_or_else(|| damaged(dir))?;
-        must_be_settled(&attr)?;
-        Ok(attr.dir_map.iter().flat_map(|m| &m.parts).map(|p| Handle(*p)).collect())
+        settled_parts(&self.store.attr(dir)?.ok_or_else(|| damaged(dir))?)
     }
 
     /// The aliases of the servers that hold names of a directory.

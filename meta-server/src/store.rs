@@ -249,6 +249,7 @@ impl Store {
             let earlier = change.charges[..i].iter().rev().find(|(h, _)| h == handle);
             before.push(match earlier {
                 Some((_, charge)) => *charge,
+                None if change.made.contains(handle) => None,
                 None => self.attr(*handle)?.as_ref().map(Charge::of),
             });
         }

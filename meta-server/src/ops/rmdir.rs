@@ -11,10 +11,12 @@
 //! Durable: all of it. Errors: `NotFound`, `NotDirectory`, `NotEmpty`, `Access`, `NotPermitted`
 //! (sticky), `NameTooLong`, `Invalid`, `Unreachable`.
 use super::rmdir_peer::must_be_empty;
-use super::unlink::owner_uid;
+use super::unlink::{own_attr, owner_uid};
 use crate::intents::{self, StepCall};
+use crate::keys::DirentValue;
 use crate::names::Place;
 use crate::server::MetaServer;
+use crate::split::settled_parts;
 use crate::store::Change;
 use pvfs2_proto::attr::mode::S_IFDIR;
 use pvfs2_proto::op::{
@@ -45,35 +47,54 @@ pub(crate) async fn rmdir(server: &MetaServer, cx: &OpCx, r: RmdirRequest) -> Re
     server.until_free(async || attempt(server, cx, &r).await).await
 }
 
+/// What shall be removed.
+struct Victim {
+    handle: Handle,
+    kind: u32,
+    /// `None`: it lives on another server.
+    attr: Option<Attr>,
+    /// It, or parts of it, on other servers.
+    others: Vec<Handle>,
+}
+
+fn find(server: &MetaServer, cx: &OpCx, r: &RmdirRequest) -> Result<(Place, Victim)> {
+    let place = server.place(cx, r.dir, &r.name)?;
+    let DirentValue { handle, kind } = place.existing()?;
+    let attr = own_attr(server, handle)?;
+    let others = match &attr {
+        Some(attr) => settled_parts(attr)?,
+        None => vec![handle],
+    };
+    Ok((place, Victim { handle, kind, attr, others }))
+}
+
 async fn attempt(server: &MetaServer, cx: &OpCx, r: &RmdirRequest) -> Result<Answer> {
     let names = [(r.dir, r.name.as_ref())];
     let mut guard = server.pass_names(&names, &[]).await;
-    let mut place = server.place(cx, r.dir, &r.name)?;
-    let mut target = place.existing()?;
-    if !server.far_objects(target.handle)?.is_empty() {
+    let (mut place, mut victim) = find(server, cx, r)?;
+    if !victim.others.is_empty() {
         drop(guard.take());
         guard = Some(server.lock_names(&names, &[]).await);
-        place = server.place(cx, r.dir, &r.name)?;
-        target = place.existing()?;
+        (place, victim) = find(server, cx, r)?;
     }
-    let victim_uid = owner_uid(server, cx, &place.dir, target.handle).await?;
+    let victim_uid = match &victim.attr {
+        Some(attr) => attr.uid,
+        None => owner_uid(server, cx, &place.dir, victim.handle).await?,
+    };
     prelude::may_delete(&cx.cred, &place.dir, victim_uid)?;
-    if target.kind != S_IFDIR {
+    if victim.kind != S_IFDIR {
         return Err(PvfsError::new(ErrorCode::NotDirectory, "the name is no directory's"));
     }
     let mut change = Change::new();
-    if server.owns(target.handle) {
-        let attr = server.store.attr(target.handle)?;
-        let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
-        must_be_empty(&attr)?;
-        server.store.remove_object(&mut change, &attr)?;
+    if let Some(attr) = &victim.attr {
+        must_be_empty(attr)?;
+        server.store.remove_object(&mut change, attr)?;
     }
-    let others = server.far_objects(target.handle)?;
-    if !others.is_empty() {
-        return far(server, cx, (place, target.handle), others, change, guard).await;
+    if !victim.others.is_empty() {
+        return far(server, cx, (place, victim.handle), victim.others, change, guard).await;
     }
     remove_name(&mut change, &mut place, server.now_ns());
-    server.answer(cx, change, response(target.handle, place.dir))
+    server.answer(cx, change, response(victim.handle, place.dir))
 }
 
 fn response(handle: Handle, dir: Attr) -> OpResponse {

@@ -33,7 +33,11 @@ pub(crate) async fn unlink(server: &MetaServer, cx: &OpCx, r: UnlinkRequest) -> 
         place = server.place(cx, r.dir, &r.name)?;
         target = place.existing()?;
     }
-    let victim_uid = owner_uid(server, cx, &place.dir, target.handle).await?;
+    let own = own_attr(server, target.handle)?;
+    let victim_uid = match &own {
+        Some(attr) => attr.uid,
+        None => owner_uid(server, cx, &place.dir, target.handle).await?,
+    };
     prelude::may_delete(&cx.cred, &place.dir, victim_uid)?;
     if target.kind == S_IFDIR {
         return Err(PvfsError::new(ErrorCode::IsDirectory, "the name is a directory's: use rmdir"));
@@ -44,9 +48,7 @@ pub(crate) async fn unlink(server: &MetaServer, cx: &OpCx, r: UnlinkRequest) -> 
     place.count(-1, 0, now);
     change.put_attr(&place.dir);
     let handle = target.handle.0;
-    if server.owns(target.handle) {
-        let attr = server.store.attr(target.handle)?;
-        let attr = attr.ok_or_else(|| crate::store::damaged(target.handle))?;
+    if let Some(attr) = own {
         let attr = drop_name(server, &mut change, attr, now)?;
         return server.answer(cx, change, response(handle, attr, place.dir));
     }
@@ -69,6 +71,14 @@ fn response(handle: u64, attr: Option<Attr>, dir: Attr) -> OpResponse {
     OpResponse::Unlink(UnlinkResponse { handle, attr, dir_attr: Some(dir) })
 }
 
+/// Attributes of an object that a name points at; `None`: it lives on another server.
+pub(crate) fn own_attr(server: &MetaServer, handle: Handle) -> Result<Option<Attr>> {
+    if !server.owns(handle) {
+        return Ok(None);
+    }
+    server.store.attr(handle)?.ok_or_else(|| crate::store::damaged(handle)).map(Some)
+}
+
 /// The owner of an object whose name shall go, where it matters (sticky directories).
 pub(crate) async fn owner_uid(
     server: &MetaServer,
@@ -76,9 +86,8 @@ pub(crate) async fn owner_uid(
     dir: &Attr,
     handle: Handle,
 ) -> Result<u32> {
-    if server.owns(handle) {
-        let attr = server.store.attr(handle)?;
-        return attr.map(|a| a.uid).ok_or_else(|| crate::store::damaged(handle));
+    if let Some(attr) = own_attr(server, handle)? {
+        return Ok(attr.uid);
     }
     if dir.mode & S_ISVTX == 0 || prelude::owns(&cx.cred, dir) {
         return Ok(cx.cred.uid);
