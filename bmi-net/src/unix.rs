@@ -139,7 +139,7 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
-    const PIECE: [u8; 64 << 10] = [7; 64 << 10];
+    static PIECE: [u8; 64 << 10] = [7; 64 << 10];
 
     fn pair() -> (UnixConn, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
