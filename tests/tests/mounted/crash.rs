@@ -29,11 +29,11 @@ fn first_seed() -> u64 {
 }
 
 pub fn each_server_in_turn() {
-    play(Spec::default(), Victims::Each);
+    play(Spec { unix: true, ..Spec::default() }, Victims::Each);
 }
 
 pub fn all_servers_at_once() {
-    play(Spec::default(), Victims::All);
+    play(Spec { unix: true, ..Spec::default() }, Victims::All);
 }
 
 pub fn several_metadata_servers() {
