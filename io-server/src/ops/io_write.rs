@@ -126,7 +126,7 @@ fn write_piece(
 ) -> Result<i64> {
     let bstreams = state.bstreams();
     let _writer = state.locks().lock(datahandle);
-    let before = bstreams.stat(datahandle)?;
+    let size_before = bstreams.size(datahandle)?;
     let total: usize = bufs.iter().map(|b| b.len()).sum();
     let (mut source, mut written, mut mtime_ns) = (Source { bufs, at: 0 }, 0, 0);
     while written < total {
@@ -140,7 +140,7 @@ fn write_piece(
         match bstreams.write_summed(datahandle, physical_offset, &source.take(len), now) {
             Ok(time) => mtime_ns = time,
             Err(e) => {
-                if let Err(undo) = bstreams.truncate(datahandle, before.size, false) {
+                if let Err(undo) = bstreams.truncate(datahandle, size_before, false) {
                     tracing::warn!(%datahandle, "cannot undo a write that failed ({e}): {undo}");
                 }
                 return Err(e);

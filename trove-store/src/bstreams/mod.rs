@@ -339,6 +339,15 @@ impl Bstreams {
         Ok(DfStat { size, mtime_ns, allocated })
     }
 
+    /// Length alone, without asking the disk where the datafile is open; 0 when there is none.
+    ///
+    /// # Errors
+    /// As [`Bstreams::stat`].
+    pub fn size(&self, handle: Handle) -> Result<u64> {
+        let open = self.inner.shard(handle.0).lock().get(&handle.0).cloned();
+        open.map_or_else(|| Ok(self.stat(handle)?.size), |d| Ok(d.size()))
+    }
+
     /// Sets the length; lengthens (and makes the datafile) only if `extend`.
     ///
     /// # Errors
