@@ -11,9 +11,9 @@
 //! | 0-4015 | nothing |
 //! | 4016 | the buffer begins: the kernel's two headers of a write have 80 bytes, its data begin at a page |
 //! | 4096 | data of a write, up to a mebibyte |
-//! | [`SHARED_BYTES`] | end of what is shared; plain memory up to the buffer's end |
+//! | `SHARED_BYTES` | end of what is shared; plain memory up to the buffer's end |
 //!
-//! Invariants: nothing here allocates or panics; only a loop of a mount that was announced by [`expect`]
+//! Invariants: nothing here allocates or panics; only a loop of a mount that was announced by `expect`
 //! gets such a buffer; it goes back to the system when fuser frees it.
 use pvfs2_bmi::region::{Region, memory_file};
 use std::alloc::{GlobalAlloc, Layout, System};
