@@ -3,13 +3,13 @@
 //!
 //! Place in the walks: a write, between a FUSE thread's or a program's buffer and the datafile. The client
 //! makes a [`Region`], a memfd sealed against any change of its size, and passes it with the hello of a
-//! unix connection; the server maps it ([`Mapping`]), for reading only, as long as the connection and the
+//! unix connection; the server maps it (`Mapping`), for reading only, as long as the connection and the
 //! requests that use it last. Nothing is copied on the way and only the client sums the bytes: the server
 //! stores its checksums beside them, as they are, and whoever reads compares.
 //!
 //! Invariants: from the moment a request that names memory of a region has left until it was answered,
 //! those bytes do not change. So a call that is given up before its answer takes the region's file with
-//! it: [`Region::renew`] puts another below the same addresses, with the same bytes, and what the server
+//! it: `Region::renew` puts another below the same addresses, with the same bytes, and what the server
 //! may still read is written by nobody any more. A server looks at the bytes only by system calls, so
 //! that no fault of a client's memory can be one of the server's.
 use parking_lot::Mutex;
