@@ -5,6 +5,7 @@
 //! go; writes leave a reserve of the disk free.
 use super::datafile::{Datafile, State};
 use super::media::{Kind, Media};
+use super::stream_out::Stream;
 use super::sums::Sums;
 use super::{Inner, OVERFLOW, SHARDS, fail, stale, writeout};
 use parking_lot::{Mutex, RwLock};
@@ -170,6 +171,7 @@ impl Inner {
                 removed: false,
                 poisoned: None,
                 damaged,
+                stream: Stream::default(),
             }),
             marked: AtomicBool::new(marked),
             // After a kill the page cache may hold what the disk does not.

@@ -6,6 +6,7 @@
 //! everything fails.
 use super::crc;
 use super::media::{Media, MediaFile};
+use super::stream_out::Stream;
 use super::sums::{Sum, Sums};
 use super::{STRIP_BYTES, Shared};
 use parking_lot::{Mutex, RwLock};
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub poisoned: Option<String>,
     /// Why its bytes cannot be trusted at all.
     pub damaged: Option<String>,
+    /// How it is being written.
+    pub stream: Stream,
 }
 
 /// See the head of this file.
@@ -245,6 +248,10 @@ impl Datafile {
         state.size = state.size.max(end);
         state.mtime_ns = now;
         self.changed(shared);
+        if let Some(range) = state.stream.wrote(offset..end) {
+            drop(state);
+            shared.stream_out.ask(&self.file, range);
+        }
         Ok(now)
     }
 

@@ -10,6 +10,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -342,12 +343,19 @@ impl MediaFile for DiskFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
-    fn start_writeout(&self) {
+    fn start_writeout(&self, range: Range<u64>) {
         use std::os::fd::AsRawFd;
+        // A length of 0 is "to the end".
+        let len = if range.end == u64::MAX { 0 } else { range.end - range.start };
         // A hint only: sync() follows and reports what fails.
         // SAFETY: the descriptor is open for as long as `self.file` lives; no memory is passed.
         unsafe {
-            libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+            libc::sync_file_range(
+                self.file.as_raw_fd(),
+                range.start as i64,
+                len as i64,
+                libc::SYNC_FILE_RANGE_WRITE,
+            );
         }
     }
 }

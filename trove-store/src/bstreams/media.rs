@@ -4,6 +4,7 @@
 //! ("epoch") of the medium in which it was opened; after a simulated crash it fails.
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Which file of a datafile.
@@ -61,8 +62,8 @@ pub trait MediaFile: Send + Sync {
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>>;
     /// Makes bytes and length durable.
     fn sync(&self) -> io::Result<()>;
-    /// Begins to write out, without waiting for the disk.
-    fn start_writeout(&self);
+    /// Begins to write a stretch out, without waiting for the disk; up to `u64::MAX`: to the end.
+    fn start_writeout(&self, range: Range<u64>);
 }
 
 /// A place that holds datafiles.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use pvfs2_proto::env::{Env, Random, SplitMix};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 const PAGE_BYTES: u64 = 4096;
@@ -402,5 +403,5 @@ impl MediaFile for MemFile {
             Ok(())
         })
     }
-    fn start_writeout(&self) {}
+    fn start_writeout(&self, _: Range<u64>) {}
 }

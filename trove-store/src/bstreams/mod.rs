@@ -15,6 +15,7 @@
 //! - [`marks`]: the logs of dirty and of removed datafiles
 //! - `lend`: whole strips that leave from the page cache under their stored checksums
 //! - `writeout`: what happens in the background
+//! - `stream_out`: what is written on and on goes out meanwhile
 mod cache;
 mod datafile;
 pub mod disk;
@@ -23,6 +24,7 @@ pub mod marks;
 pub mod media;
 pub mod memory;
 mod rest;
+mod stream_out;
 pub mod sums;
 mod writeout;
 
@@ -46,6 +48,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use stream_out::StreamOut;
 
 const SHARDS: usize = 16;
 /// So many times `open_max` datafiles may be open while they wait for the disk.
@@ -91,6 +94,7 @@ struct Shared {
     work: Mutex<Work>,
     /// Something is to be written out, and the background knows.
     awake: AtomicBool,
+    stream_out: StreamOut,
 }
 
 #[derive(Default)]
@@ -146,7 +150,7 @@ pub struct BstreamsStatfs {
 /// The datafiles of one server.
 pub struct Bstreams {
     inner: Arc<Inner>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 pub(crate) fn stale(handle: Handle) -> PvfsError {
@@ -171,7 +175,10 @@ impl Bstreams {
     ) -> Result<Bstreams> {
         let media = Arc::new(DiskMedia::open(dir)?);
         let bstreams = Bstreams::new(media, options, env, was_clean)?;
-        *bstreams.thread.lock() = Some(writeout::start(&bstreams.inner, dir)?);
+        let inner = &bstreams.inner;
+        bstreams.threads.lock().push(writeout::start(inner, dir)?);
+        let streams = stream_out::start(inner, |inner| &inner.shared.stream_out, dir)?;
+        bstreams.threads.lock().push(streams);
         Ok(bstreams)
     }
 
@@ -228,6 +235,7 @@ impl Bstreams {
             wake: Condvar::new(),
             work: Mutex::new(Work::default()),
             awake: AtomicBool::new(false),
+            stream_out: StreamOut::default(),
         };
         let inner = Inner {
             shared,
@@ -243,7 +251,7 @@ impl Bstreams {
             rounds: Mutex::new(()),
             room,
         };
-        Ok(Bstreams { inner: Arc::new(inner), thread: Mutex::new(None) })
+        Ok(Bstreams { inner: Arc::new(inner), threads: Mutex::default() })
     }
 
     /// Writes at a physical offset, making the datafile if need be. Gives the server's time of the
@@ -473,16 +481,17 @@ impl Bstreams {
         self.inner.round()
     }
 
-    /// Syncs everything, writes all checksums down, ends the thread. Calls after it fail.
+    /// Syncs everything, writes all checksums down, ends the threads. Calls after it fail.
     pub(crate) fn close(&self) -> Result<()> {
-        self.stop_thread();
+        self.stop_threads();
         self.inner.close()
     }
 
-    fn stop_thread(&self) {
+    fn stop_threads(&self) {
         self.inner.shared.work.lock().stop = true;
         self.inner.shared.wake.notify_all();
-        if let Some(thread) = self.thread.lock().take() {
+        self.inner.shared.stream_out.stop();
+        for thread in self.threads.lock().drain(..) {
             // A panic of the thread was reported by the panic hook.
             let _ = thread.join();
         }
@@ -491,7 +500,7 @@ impl Bstreams {
 
 impl Drop for Bstreams {
     fn drop(&mut self) {
-        self.stop_thread();
+        self.stop_threads();
     }
 }
 

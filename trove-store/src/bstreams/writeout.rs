@@ -67,7 +67,7 @@ impl Inner {
             done = done.and(self.sync_all(&dirty));
         } else {
             // Start all of them before waiting for any.
-            dirty.iter().for_each(|d| d.file.start_writeout());
+            dirty.iter().for_each(|d| d.file.start_writeout(0..u64::MAX));
             for d in &dirty {
                 done = done.and(self.sync_one(d));
             }
