@@ -39,6 +39,7 @@ struct State {
     boot: u64,
     fail_sync: BTreeSet<u64>,
     space_left_bytes: Option<u64>,
+    started_out_bytes: u64,
 }
 
 /// What of the datafiles survives the end of a simulated process.
@@ -90,6 +91,11 @@ impl MemDisk {
     /// Bytes of data that may still be written; `None`: no limit.
     pub fn set_space_left(&self, bytes: Option<u64>) {
         self.0.lock().space_left_bytes = bytes;
+    }
+
+    /// Bytes that were to be written out early, of all files, without a sync.
+    pub fn started_out_bytes(&self) -> u64 {
+        self.0.lock().started_out_bytes
     }
 
     /// Flips bits of a datafile's byte behind everybody's back; `false` when there is no such byte.
@@ -403,5 +409,9 @@ impl MediaFile for MemFile {
             Ok(())
         })
     }
-    fn start_writeout(&self, _: Range<u64>) {}
+    fn start_writeout(&self, range: Range<u64>) {
+        let len = range.end - range.start;
+        let started = &mut self.disk.0.lock().started_out_bytes;
+        *started = started.saturating_add(len);
+    }
 }
