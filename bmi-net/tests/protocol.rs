@@ -219,7 +219,12 @@ fn a_reader_that_grants_no_credits_gets_eight_pieces() {
     let mut raw = Raw::greeted(&server.address);
     raw.send(&request(
         2,
-        OpRequest::IoRead(IoReadRequest { datahandle: 5, extents: vec![], may_lend: false }),
+        OpRequest::IoRead(IoReadRequest {
+            datahandle: 5,
+            extents: vec![],
+            may_lend: false,
+            ..Default::default()
+        }),
     ));
     let (header, _) = raw.response();
     assert_eq!((header.flags, header.body_len), (FLAG_FLOW, 0));

@@ -6,6 +6,7 @@
 //! Invariant: nothing here waits; every lock is held for a look-up only.
 use crate::acache::Acache;
 use crate::dirmaps::DirMaps;
+use crate::fileahead::Fileahead;
 use crate::joining::{Job, Joins};
 use crate::locks::LockTable;
 use crate::metrics::Metrics;
@@ -72,6 +73,8 @@ pub struct ClientConfig {
     pub name_rights: bool,
     /// A directory whose names are looked up one after another is listed instead.
     pub statahead: bool,
+    /// Servers are told which files of a directory will probably be read next.
+    pub fileahead: bool,
     /// Asked when a server refuses a caller whose groups it does not know.
     pub groups_of: Option<GroupsOf>,
 }
@@ -99,6 +102,7 @@ impl ClientConfig {
             kernel_writes_back: false,
             name_rights: false,
             statahead: true,
+            fileahead: true,
             groups_of: None,
         }
     }
@@ -215,6 +219,7 @@ pub struct Client {
     shared: Arc<ClientShared>,
     dirmaps: DirMaps,
     statahead: Arc<Statahead>,
+    fileahead: Fileahead,
     metrics: Metrics,
     op_ids: AtomicU64,
 }
@@ -236,12 +241,14 @@ impl Client {
         // Ids of one client follow each other; their upper half tells clients apart in traces.
         let ahead_ms = if config.statahead { config.ncache_ms.min(config.acache_ms) } else { 0 };
         let op_ids = AtomicU64::new(config.env.rand_u64() << 32 | 1);
+        let fileahead = Fileahead::new(config.fileahead);
         Arc::new(Client {
             config,
             known,
             shared,
             dirmaps: DirMaps::default(),
             statahead: Statahead::new(ahead_ms),
+            fileahead,
             metrics: Metrics::default(),
             op_ids,
         })
@@ -294,6 +301,10 @@ impl Client {
     /// Directories that are being walked.
     pub fn statahead(&self) -> &Arc<Statahead> {
         &self.statahead
+    }
+    /// Directories whose files are being read.
+    pub fn fileahead(&self) -> &Fileahead {
+        &self.fileahead
     }
     /// Counts restarts of servers: after loss of power a server may count anew from an older state.
     pub fn restarts(&self) -> u64 {

@@ -18,6 +18,7 @@
 //! - [`ncache`], [`acache`][]: names and attributes
 //! - [`name_rights`][]: directories whose names are all known
 //! - [`statahead`][]: directories whose names are looked up one after another are listed
+//! - [`fileahead`][]: files that are read one after another: servers are told which come next
 //! - [`dirmaps`][]: which part of a split directory to ask for a name
 //! - [`timed_map`][]: the bounded map with timeouts under both caches
 //! - [`background`][]: the thread for what no program waits for
@@ -27,6 +28,7 @@ pub mod attrs;
 pub mod background;
 pub mod client;
 pub mod dirmaps;
+pub mod fileahead;
 pub mod io_plan;
 pub mod joining;
 pub mod locks;

@@ -3,8 +3,8 @@
 //!
 //! | event | what happens |
 //! |---|---|
-//! | a lookup was answered by the server with an object | counted for its directory, for as long as names are believed |
-//! | the next name is not known, and the count has reached a share of the directory's entries | that lookup reads the next page first |
+//! | a lookup was answered by the server with an object, or its attributes had to be asked for | counted for its directory, for as long as names are believed |
+//! | the next name is not known, or its attributes are not, and the count has reached a share of the directory's entries | that lookup reads the next page first |
 //! | the last page was read, or one failed | the count begins anew |
 //!
 //! A page of listing costs per entry about a tenth of a lookup, so that whoever looks at one of
@@ -20,7 +20,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// Fewest lookups after which a directory is listed.
-const LOOKUPS_MIN: u64 = 8;
+const LOOKUPS_MIN: u64 = 4;
 /// One lookup of so many entries makes it be listed.
 const SHARE: u64 = 16;
 /// Most directories that are counted.
@@ -55,7 +55,7 @@ impl Statahead {
         Arc::new(Statahead { window_ns, walks: Mutex::default() })
     }
 
-    /// A server was asked for a name of `dir`, and there was an object.
+    /// A server was asked for a name of `dir`, and there was an object; or only for its attributes.
     pub(crate) fn looked_up(&self, dir: Handle, now_ns: i64) {
         if self.window_ns == 0 {
             return;

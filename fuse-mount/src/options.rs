@@ -40,7 +40,7 @@ pub enum OptionError {
 /// The known options, for messages and `--help`.
 pub const KNOWN: &str = "ro, rw, atime, noatime, diratime, nodiratime, relatime, strictatime, suid, \
     nosuid, dev, nodev, exec, noexec, sync, async, dirsync, allow_other, allow_root, \
-    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, shm, noshm, writeback, nowriteback, dirrights, nodirrights, statahead, nostatahead, hard, soft, \
+    default_permissions, acache-ms=N, ncache-ms=N, threads=N, stall-ms=N, spin-us=N, locks=cluster|local, join, nojoin, shm, noshm, writeback, nowriteback, dirrights, nodirrights, statahead, nostatahead, fileahead, nofileahead, hard, soft, \
     retry-limit=N, retry-delay-ms=N, keyfile=PATH, subdir=PATH, max-write=BYTES, debug, remount \
     (and those of mount(8) that are not for file systems: _netdev, auto, noauto, user, users, \
     owner, group, nofail, defaults, x-*)";
@@ -105,6 +105,8 @@ pub struct MountOptions {
     pub dir_rights: bool,
     /// `statahead`: a directory whose names are looked up one after another is listed instead.
     pub statahead: bool,
+    /// `fileahead`: servers are told which files of a directory will probably be read next.
+    pub fileahead: bool,
     /// `join`: small sequential writes are held back for a moment and sent as one.
     pub join: bool,
     /// `shm`: what is written is shared with I/O servers of this machine, not sent.
@@ -150,6 +152,7 @@ impl Default for MountOptions {
             cluster_locks: true,
             dir_rights: true,
             statahead: true,
+            fileahead: true,
             join: true,
             share_memory: true,
             writeback: false,
@@ -201,6 +204,7 @@ impl MountOptions {
         config.hard = self.hard;
         config.name_rights = self.dir_rights;
         config.statahead = self.statahead;
+        config.fileahead = self.fileahead;
         // With the kernel's write-back there is nothing left to join.
         config.join = self.join && !self.writeback;
         config.kernel_writes_back = self.writeback;
@@ -259,6 +263,8 @@ impl MountOptions {
             "nodirrights" => self.dir_rights = false,
             "statahead" => self.statahead = true,
             "nostatahead" => self.statahead = false,
+            "fileahead" => self.fileahead = true,
+            "nofileahead" => self.fileahead = false,
             "join" => self.join = true,
             "nojoin" => self.join = false,
             "shm" => self.share_memory = true,
@@ -368,6 +374,8 @@ const FLAGS: &[&str] = &[
     "nodirrights",
     "statahead",
     "nostatahead",
+    "fileahead",
+    "nofileahead",
     "debug",
     "remount",
 ];

@@ -6,10 +6,12 @@
 //!
 //! - [`server`]: [`IoServer`], its life and its background work
 //! - [`state`]: what the operations share
+//! - [`ahead`]: what will probably be read soon is read by the disk now
 //! - [`extents`]: lists of extents off the network, checked before anything else looks at them
 //! - [`locks`]: exclusion of writers of one datafile
 //! - [`ops`]: the operations
 //! - [`scrub`]: finds damage before somebody reads it
+pub mod ahead;
 pub mod extents;
 pub mod locks;
 pub mod ops;

@@ -3,6 +3,7 @@
 //!
 //! Shared by all event loops (`Send + Sync`). Invariants: a handle outside this server's range never
 //! reaches Trove; nothing here waits, except in the closures given to [`IoState::begin_blocking`].
+use crate::ahead::AheadJobs;
 use crate::locks::DatafileLocks;
 use crate::server::IoConfig;
 use pvfs2_bmi::buf::{PooledBuf, Pools};
@@ -19,6 +20,7 @@ pub struct IoState {
     range: HandleRange,
     locks: DatafileLocks,
     pools: Pools,
+    ahead_jobs: AheadJobs,
 }
 
 impl IoState {
@@ -38,7 +40,8 @@ impl IoState {
                 ),
             )
         })?;
-        Ok(IoState { range, locks: DatafileLocks::default(), pools: Pools::new(), config })
+        let (locks, ahead_jobs) = (DatafileLocks::default(), AheadJobs::default());
+        Ok(IoState { range, locks, pools: Pools::new(), ahead_jobs, config })
     }
 
     /// How the server was set up.
@@ -56,6 +59,10 @@ impl IoState {
     /// Exclusion of writers.
     pub fn locks(&self) -> &DatafileLocks {
         &self.locks
+    }
+    /// What is read ahead of requests.
+    pub(crate) fn ahead_jobs(&self) -> &AheadJobs {
+        &self.ahead_jobs
     }
     /// The server's alias, for messages.
     pub fn alias(&self) -> &str {

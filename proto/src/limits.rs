@@ -37,6 +37,10 @@ pub const READDIR_MAX: u32 = 1_024;
 pub const IO_EXTENTS_MAX: usize = 65_536;
 /// Bytes that one io_read or io_write moves at most.
 pub const IO_BYTES_MAX: u64 = 64 << 20;
+/// Datafiles that one io_read names as probably read soon, at most.
+pub const AHEAD_FILES_MAX: usize = 64;
+/// Bytes of each of them that are read ahead at most.
+pub const AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// Datahandles that one df_stat, df_sync, df_remove or df_list holds at most.
 pub const DATAHANDLES_MAX: usize = 16_384;
 /// Byte-range locks that one session may hold or wait for on one metadata server.

@@ -417,11 +417,18 @@ fn lent(data: &[u8], right: bool) -> OutBody {
 /// Reads what may be lent; it comes under a wrong checksum unless `right`.
 pub fn read_lent<'a>(server: ServerId, datahandle: u64, right: bool) -> Call<'a> {
     let extents = if right { vec![] } else { vec![PhysicalExtent::default()] };
-    Call::new(server, IoReadRequest { datahandle, extents, may_lend: true }.into_request())
+    Call::new(
+        server,
+        IoReadRequest { datahandle, extents, may_lend: true, ..Default::default() }.into_request(),
+    )
 }
 
 pub fn read<'a>(server: ServerId, datahandle: u64) -> Call<'a> {
-    Call::new(server, IoReadRequest { datahandle, extents: vec![], may_lend: false }.into_request())
+    Call::new(
+        server,
+        IoReadRequest { datahandle, extents: vec![], may_lend: false, ..Default::default() }
+            .into_request(),
+    )
 }
 
 pub async fn write<N: Net>(

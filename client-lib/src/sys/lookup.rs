@@ -2,7 +2,7 @@
 //!
 //! | state | on success | on failure |
 //! |---|---|---|
-//! | cache (ncache, acache, name rights) | done; ask_attr when only the name is known; statahead; ask_name | `NotFound` when known absent |
+//! | cache (ncache, acache, name rights) | done; statahead; ask_attr when only the name is known; ask_name | `NotFound` when known absent |
 //! | statahead (a page of the directory, see `statahead.rs`) | cache | ask_name where the caller may not list |
 //! | ask_name (lookup to the directory's server) | done; ask_attr when another server holds the object; ask_sizes | error |
 //! | ask_attr (getattr to the object's server) | done; ask_sizes | gone meanwhile: ask_name, once |
@@ -25,6 +25,13 @@ enum State {
     Statahead(Turn, Box<Readdir>),
     AskName,
     Flow(AttrFlow),
+}
+
+impl State {
+    fn listing(turn: Turn) -> State {
+        let readdir = Box::new(turn.readdir());
+        State::Statahead(turn, readdir)
+    }
 }
 
 /// See the head of the file.
@@ -61,16 +68,20 @@ impl Lookup {
             Some(Cached::Absent) => return Err(self.not_found()),
             Some(Cached::Handle(handle)) => match cached(cx.client, handle) {
                 Some(attr) => return Ok(Step::Done(attr)),
-                None => State::Flow(AttrFlow::Ask(handle)),
+                // As one that is looked up: whoever wrote many files and reads them knows the names.
+                None => match self.turn(cx) {
+                    Some(turn) => State::listing(turn),
+                    None => {
+                        cx.client.statahead().looked_up(self.dir, cx.now_ns());
+                        State::Flow(AttrFlow::Ask(handle))
+                    }
+                },
             },
             None if cx.client.name_rights().is_absent(self.dir, &self.name, cx.now_ns()) => {
                 return Err(self.not_found());
             }
             None => match self.turn(cx) {
-                Some(turn) => {
-                    let readdir = Box::new(turn.readdir());
-                    State::Statahead(turn, readdir)
-                }
+                Some(turn) => State::listing(turn),
                 None => State::AskName,
             },
         };

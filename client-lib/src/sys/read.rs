@@ -209,6 +209,12 @@ impl ReadFlow {
         let may_lend = again.is_empty();
         let asked: SmallVec<[usize; 8]> =
             (0..plan.parts.len()).filter(|i| may_lend || again.contains(i)).collect();
+        // The beginning of a file: what will probably be read after it travels along.
+        let mut ahead = Vec::new();
+        if self.logical_offset == 0 && base == 0 && may_lend {
+            let servers = plan.parts.iter().map(|p| p.server);
+            ahead = cx.client.fileahead().reads(cx.client.map(), self.file.handle, servers);
+        }
         let mut calls: Vec<Call<'_>> = plan
             .scatter(target)
             .into_iter()
@@ -220,6 +226,7 @@ impl ReadFlow {
                     datahandle: part.datahandle.0,
                     extents: part.extents.clone(),
                     may_lend,
+                    ahead: ahead.get_mut(i).map(std::mem::take).unwrap_or_default(),
                 };
                 let mut call = Call::new(part.server, request.into_request());
                 call.into = into;

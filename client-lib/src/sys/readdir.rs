@@ -12,6 +12,7 @@
 //! always asks. Without `missing`, entries whose attributes would cost further requests have none.
 //! Errors: `Access`, `NotDirectory`, `Stale`.
 use crate::attrs::{merge_own, resolve_sizes};
+use crate::fileahead::Entries;
 use crate::machine::{Cx, Machine, Step};
 use crate::ncache::Cached;
 use crate::sys::object_failed;
@@ -41,6 +42,12 @@ struct Page {
     parent: u64,
     /// When it was asked for.
     asked_ns: i64,
+}
+
+impl Entries for Page {
+    fn entries(&self) -> &[Dirent] {
+        &self.entries
+    }
 }
 
 impl DirHandle {
@@ -203,6 +210,9 @@ impl Readdir {
             }
         }
         let page = Arc::new(page);
+        if self.plus {
+            client.fileahead().listed(self.dir.dir, page.clone());
+        }
         *self.dir.page.lock() = Some(page.clone());
         Step::Done(ReaddirPage { page, from: 0 })
     }

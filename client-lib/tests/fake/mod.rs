@@ -75,6 +75,8 @@ pub struct Cluster {
     pub counts: RefCell<BTreeMap<&'static str, u64>>,
     pub faults: RefCell<VecDeque<(Op, Fault)>>,
     pub io_requests: RefCell<Vec<(ServerId, Op)>>,
+    /// What reads named as probably read soon.
+    pub ahead: RefCell<Vec<(ServerId, Ahead)>>,
     /// On how many disks the I/O servers are, one after the other; `None`: they do not say.
     pub disks: Cell<Option<u64>>,
 }
@@ -127,6 +129,7 @@ impl Cluster {
             counts: RefCell::default(),
             faults: RefCell::default(),
             io_requests: RefCell::default(),
+            ahead: RefCell::default(),
             disks: Cell::default(),
         })
     }
@@ -166,6 +169,7 @@ impl Cluster {
         let mut all = self.datafiles.borrow_mut();
         Ok(match op {
             OpRequest::IoRead(r) => {
+                self.ahead.borrow_mut().extend(r.ahead.iter().map(|a| (server, *a)));
                 let mut out = Vec::new();
                 let none = Datafile::default();
                 let df = all.get(&r.datahandle).unwrap_or(&none);

@@ -14,7 +14,11 @@
 //! What is lent is compared by the reader with the stored checksums, and asked for once more, to be
 //! read and compared here, where it does not match (`bmi-net/src/lent.rs`).
 //!
+//! What the request names as probably read soon is begun with once the bytes asked for are there
+//! (`ahead.rs`).
+//!
 //! Memory: pooled buffers, one for a body that fits a frame, else pieces of a flow's size.
+use crate::ahead;
 use crate::extents;
 use crate::state::IoState;
 use pvfs2_bmi::buf::PooledBuf;
@@ -39,14 +43,18 @@ pub async fn io_read(state: &Arc<IoState>, req: IoReadRequest) -> Result<Answer>
     {
         let pieces = req.extents.iter().map(|e| (e.physical_offset, e.len as usize));
         let body = OutBody::Lent(Lent::new(loan.file, pieces, loan.crc));
+        ahead::begin(state, req.ahead);
         return Ok(Answer::with_body(OpResponse::IoRead(IoReadResponse::default()), body));
     }
     let mut reading = Reading::new(datahandle, req.extents, total);
-    if !reading.run(state, Mode::Cached)? {
+    let whole = reading.run(state, Mode::Cached)?;
+    if !whole {
         let pool = state.clone();
         reading = state.blocking(move || reading.run(&pool, Mode::Cold).map(|_| reading)).await?;
     }
     let (response, body) = reading.finish();
+    // What is asked for now comes first.
+    ahead::begin(state, req.ahead);
     Ok(Answer::with_body(OpResponse::IoRead(response), body))
 }
 

@@ -1,5 +1,6 @@
 //! The I/O server's operations, asked as `server-core` asks them, over memory and over a disk.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+mod ahead;
 mod copy;
 mod model;
 mod repeat;

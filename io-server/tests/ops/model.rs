@@ -141,7 +141,7 @@ proptest! {
         thread_local! { static RIG: Rig = Rig::memory(); }
         let h = if wild { raw } else { FIRST + low };
         RIG.with(|r| {
-            let read = IoReadRequest { datahandle: h, extents: list(&extents), may_lend: false };
+            let read = IoReadRequest { datahandle: h, extents: list(&extents), may_lend: false, ..Default::default() };
             let _ = r.raw(read.into_request(), Body::Empty);
             let write = IoWriteRequest { datahandle: h, extents: list(&extents), ..Default::default() };
             let whole = Body::Whole(PooledBuf::from_vec(body.clone()));

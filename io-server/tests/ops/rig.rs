@@ -155,7 +155,12 @@ impl Rig {
 
     /// Reads extents; what `got` says, and the body.
     pub fn read(&self, h: u64, extents: &[(u64, u64)]) -> Result<(Vec<u64>, Vec<u8>)> {
-        let request = IoReadRequest { datahandle: h, extents: list(extents), may_lend: false };
+        let request = IoReadRequest {
+            datahandle: h,
+            extents: list(extents),
+            may_lend: false,
+            ..Default::default()
+        };
         let (response, body) = self.raw(request.into_request(), Body::Empty)?;
         let IoReadResponse { got } = IoReadRequest::take_response(Some(response))?;
         let sum: u64 =
@@ -166,7 +171,12 @@ impl Rig {
 
     /// The body of a read that may be lent, if it was.
     pub fn read_lent(&self, h: u64, extents: &[(u64, u64)]) -> Option<Lent> {
-        let request = IoReadRequest { datahandle: h, extents: list(extents), may_lend: true };
+        let request = IoReadRequest {
+            datahandle: h,
+            extents: list(extents),
+            may_lend: true,
+            ..Default::default()
+        };
         let (cx, op) = (OpCx::internal(Cred::root()), request.into_request());
         match self.rt.block_on(self.server.op(&cx, op, Body::Empty)).unwrap().body {
             OutBody::Lent(lent) => Some(lent),

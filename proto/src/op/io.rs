@@ -26,6 +26,22 @@ pub struct IoReadRequest {
     /// without this where they do not match.
     #[prost(bool, tag = "3")]
     pub may_lend: bool,
+    /// Datafiles that will probably be read from their beginning soon, at most
+    /// [`limits::AHEAD_FILES_MAX`](crate::limits::AHEAD_FILES_MAX): the server may have the disk read
+    /// them now. What is not there, or not this server's, is passed over.
+    #[prost(message, repeated, tag = "4")]
+    pub ahead: Vec<Ahead>,
+}
+
+/// The beginning of a datafile that will probably be read soon.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Ahead {
+    /// The datafile.
+    #[prost(uint64, tag = "1")]
+    pub datahandle: u64,
+    /// Bytes from its beginning, at most [`limits::AHEAD_BYTES_MAX`](crate::limits::AHEAD_BYTES_MAX).
+    #[prost(uint64, tag = "2")]
+    pub len: u64,
 }
 /// Answer to io_read.
 #[derive(Clone, PartialEq, prost::Message)]

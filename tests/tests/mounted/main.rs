@@ -3,6 +3,7 @@
 //! Run one by name: `cargo test --release -p pvfs2-tests --test mounted -- crash::each_server`.
 //! `PVFS2_KILL_ROUNDS` (default 1, `just kill-rounds` 20) and `PVFS2_SEED` steer the kill -9 rounds.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // all test: a panic is a verdict
+mod ahead;
 mod bench;
 mod coherence;
 mod copies;
@@ -80,6 +81,9 @@ fn main() -> ExitCode {
             twin::one_metadata_server,
             twin::three_metadata_servers,
             twin::three_metadata_servers_and_kills,
+            ahead::the_servers_disks_read_the_next_files,
+            ahead::not_where_it_is_switched_off_or_not_worth_it,
+            ahead::what_changes_before_the_open_is_seen_by_it,
             counts::a_create_is_one_request,
             counts::many_files_are_synced_by_one_call,
             counts::open_read_close_of_a_small_file_is_at_most_two,

@@ -64,15 +64,30 @@ impl Inner {
 
     /// The open datafile, opening it if it exists.
     pub(super) fn find(&self, handle: Handle) -> Result<Option<Arc<Datafile>>> {
-        self.get(handle, false)
+        self.get(handle, false, None)
+    }
+
+    /// As [`Inner::find`], for who is about to read from `offset`: where it must be opened, the disk
+    /// begins with the bytes before its checksums are read.
+    pub(super) fn find_to_read(
+        &self,
+        handle: Handle,
+        (offset, len): (u64, u64),
+    ) -> Result<Option<Arc<Datafile>>> {
+        self.get(handle, false, Some((offset, len)))
     }
 
     /// The open datafile, making it if need be.
     pub(super) fn make(&self, handle: Handle) -> Result<Arc<Datafile>> {
-        self.get(handle, true)?.ok_or_else(|| stale(handle))
+        self.get(handle, true, None)?.ok_or_else(|| stale(handle))
     }
 
-    fn get(&self, handle: Handle, create: bool) -> Result<Option<Arc<Datafile>>> {
+    fn get(
+        &self,
+        handle: Handle,
+        create: bool,
+        reads: Option<(u64, u64)>,
+    ) -> Result<Option<Arc<Datafile>>> {
         if self.closed.load(Ordering::Acquire) {
             return Err(PvfsError::new(ErrorCode::Io, "this storage space was closed"));
         }
@@ -92,7 +107,7 @@ impl Inner {
         if self.is_buried(handle) {
             return Err(stale(handle));
         }
-        let opened = self.open_datafile(handle.0, create).map_err(|e| {
+        let opened = self.open_datafile(handle.0, create, reads).map_err(|e| {
             let code = if e.raw_os_error() == Some(libc::ENOSPC) {
                 ErrorCode::NoSpace
             } else {
@@ -114,10 +129,18 @@ impl Inner {
         Ok(Some(d))
     }
 
-    fn open_datafile(&self, handle: u64, create: bool) -> io::Result<Option<Datafile>> {
+    fn open_datafile(
+        &self,
+        handle: u64,
+        create: bool,
+        reads: Option<(u64, u64)>,
+    ) -> io::Result<Option<Datafile>> {
         let Some((file, made)) = self.media().open(Kind::Data, handle, create)? else {
             return Ok(None);
         };
+        if let Some((offset, len)) = reads {
+            file.read_ahead(offset, len);
+        }
         let marks = &self.shared.marks;
         let found = file.stat()?;
         let mut damaged = None;

@@ -6,10 +6,11 @@
 use super::media::{FileStat, Kind, LogKind, Media, MediaFile};
 use crate::error::{Result, TroveError};
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -306,6 +307,10 @@ impl MediaFile for DiskFile {
                 None
             }
         }
+    }
+    fn read_ahead(&self, offset: u64, len: u64) {
+        // A hint: what cannot be read is told to who reads it.
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
     }
     fn stat(&self) -> io::Result<FileStat> {
         self.file.metadata().map(|m| stat_of(&m))

@@ -48,6 +48,8 @@ pub trait MediaFile: Send + Sync {
     fn lend(&self, _offset: u64, _len: u64) -> Option<Arc<File>> {
         None
     }
+    /// Begins to read into memory, without waiting for the disk. A hint.
+    fn read_ahead(&self, _offset: u64, _len: u64) {}
     /// Length, time, space.
     fn stat(&self) -> io::Result<FileStat>;
     /// Sets the length.

@@ -294,7 +294,7 @@ impl Bstreams {
     /// `Damaged` when a checksum does not match (nothing is handed out), `Stale`, `Io`.
     pub fn read(&self, handle: Handle, physical_offset: u64, buf: &mut [u8]) -> Result<usize> {
         let i = &self.inner;
-        match i.find(handle)? {
+        match i.find_to_read(handle, (physical_offset, buf.len() as u64))? {
             Some(d) => Ok(d.read(&i.shared, physical_offset, buf, false)?.unwrap_or(0)),
             None => Ok(0),
         }
@@ -311,7 +311,7 @@ impl Bstreams {
         buf: &mut [u8],
     ) -> Result<Option<usize>> {
         let i = &self.inner;
-        match i.find(handle)? {
+        match i.find_to_read(handle, (physical_offset, buf.len() as u64))? {
             Some(d) => d.read(&i.shared, physical_offset, buf, true),
             None => Ok(Some(0)),
         }
@@ -324,7 +324,24 @@ impl Bstreams {
     /// # Errors
     /// As [`Bstreams::read`].
     pub fn lend(&self, handle: Handle, extents: &[PhysicalExtent]) -> Result<Option<Loan>> {
-        self.inner.find(handle)?.map_or(Ok(None), |d| d.lend(extents))
+        let first = extents.first().map_or((0, 0), |e| (e.physical_offset, e.len));
+        self.inner.find_to_read(handle, first)?.map_or(Ok(None), |d| d.lend(extents))
+    }
+
+    /// Opens a datafile and has the disk begin to read its first `len` bytes, because somebody will
+    /// probably want them soon. Does not wait for the bytes, but may for what it takes to open it.
+    /// Whether there is such a datafile.
+    ///
+    /// # Errors
+    /// `Stale`, `Io`.
+    pub fn read_ahead(&self, handle: Handle, len: u64) -> Result<bool> {
+        let i = &self.inner;
+        let was_open = i.shard(handle.0).lock().contains_key(&handle.0);
+        let found = i.find_to_read(handle, (0, len))?;
+        if let Some(d) = found.as_ref().filter(|_| was_open) {
+            d.file.read_ahead(0, len);
+        }
+        Ok(found.is_some())
     }
 
     /// Length, time of the last write, space on disk; all 0 when there is no such datafile.

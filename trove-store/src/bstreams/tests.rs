@@ -164,6 +164,32 @@ fn whole_strips_in_memory_are_lent_under_their_stored_sums() {
 }
 
 #[test]
+fn what_is_read_ahead_is_opened_and_in_memory_soon() {
+    let f = Fixture::disk();
+    let all = [PhysicalExtent { physical_offset: 0, len: 2 * S as u64 }];
+    let s = f.open();
+    s.bstreams.write(H, 0, &[&pattern(2 * S, 1)]).unwrap();
+    if s.bstreams.lend(H, &all).unwrap().is_none() {
+        return println!("SKIPPED: this system does not tell which pages are in memory");
+    }
+    s.bstreams.close().unwrap();
+    drop(s);
+    let s = f.open();
+    let b = &s.bstreams;
+    let file = std::fs::File::open(path(&f, H)).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(b.read_ahead(H, 2 * S as u64).unwrap());
+    assert!(!b.read_ahead(Handle(H.0 + 1), 1).unwrap(), "there is none");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while b.lend(H, &all).unwrap().is_none() {
+        assert!(std::time::Instant::now() < end, "it does not come");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(b.remove(H).unwrap());
+    assert!(b.read_ahead(H, 1).is_err_and(|e| e.code == ErrorCode::Stale));
+}
+
+#[test]
 fn sums_that_are_known_already_are_not_made_again() {
     for f in Fixture::both() {
         let s = f.open();
