@@ -32,10 +32,15 @@ const SHEETS_MAX: usize = 8;
 const REMEMBERED: usize = 16;
 /// A read so many files after the last one goes on in the order.
 const STEP_MAX: usize = 8;
-/// A read so near to the front does not leave the order: several programs share it.
+/// A read so near to the front does not leave the order, because several programs may share it; but it
+/// speaks against it: in a small directory all files are near.
 const NEAR: usize = 32;
-/// Reads in an order after which it is believed.
-const BELIEVED: u32 = 2;
+/// What a read that goes on is worth, what one that is only near costs, how much is needed to believe an
+/// order, and how much is remembered: one read in five must go on.
+const GAIN: u32 = 4;
+const LOSS: u32 = 1;
+const BELIEVED: u32 = 2 * GAIN;
+const SCORE_MAX: u32 = 3 * GAIN;
 /// Files ahead of which a server is told first, and at last; in between twice as many each time, so
 /// that the first read does not wait for the disk behind them all.
 const FILES_NEAR: usize = 8;
@@ -72,10 +77,13 @@ impl Front {
     fn read(&mut self, rank: usize) {
         match self.at {
             Some(at) if (at + 1..=at + STEP_MAX).contains(&rank) => {
-                self.score = (self.score + 1).min(BELIEVED);
+                self.score = (self.score + GAIN).min(SCORE_MAX);
                 self.at = Some(rank);
             }
-            Some(at) if rank.abs_diff(at) <= NEAR => self.at = Some(at.max(rank)),
+            Some(at) if rank.abs_diff(at) <= NEAR => {
+                self.score = self.score.saturating_sub(LOSS);
+                self.at = Some(at.max(rank));
+            }
             _ => *self = Front { at: Some(rank), ..Front::default() },
         }
     }

@@ -30,8 +30,8 @@ impl AheadJobs {
 
 /// Has the disk begin with what a client will probably read soon.
 pub fn begin(state: &Arc<IoState>, mut ahead: Vec<Ahead>) {
-    ahead.retain(|a| a.len > 0 && state.own(a.datahandle).is_ok());
     ahead.truncate(AHEAD_FILES_MAX);
+    ahead.retain(|a| a.len > 0 && state.own(a.datahandle).is_ok());
     if ahead.is_empty() || !state.ahead_jobs().try_begin() {
         return;
     }
