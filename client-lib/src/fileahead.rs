@@ -4,16 +4,16 @@
 //!
 //! | event | what happens |
 //! |---|---|
-//! | a page of a directory's listing came, with attributes (`readdir`, `statahead.rs`) | kept as a [`Sheet`]: the names that follow, and where their bytes lie |
+//! | a page of a directory's listing came, with attributes (`readdir`, `statahead.rs`) | kept as a `Sheet`: the names that follow, and where their bytes lie |
 //! | the beginning of a striped file is read from its servers | its place in the sheet's three orders (of creation, of the listing, of the names) is looked up; where it follows the reads before, that order is believed more |
-//! | an order is believed | the request names the files that come next in it and lie on the same server, up to [`FILES_FAR`] ahead and [`BYTES_AHEAD_MAX`] |
+//! | an order is believed | the request names the files that come next in it and lie on the same server, up to `FILES_FAR` ahead and `BYTES_AHEAD_MAX` |
 //! | reads leave the order | it is believed no more, and nothing is named until reads follow each other again |
 //!
 //! It travels with reads that are sent anyway, several files at a time; no request is made for it. It is
 //! a hint to the servers' disks alone: no byte comes here before a program asks, so nothing of what
 //! opens and reads promise depends on it, and sheets may be as old as they like.
 //!
-//! Owner of: the sheets. Invariants: at most [`SHEETS_MAX`]; a server is told of a
+//! Owner of: the sheets. Invariants: at most `SHEETS_MAX`; a server is told of a
 //! file of a page once, while the reads go on in an order.
 use crate::io_plan::IoPlan;
 use parking_lot::Mutex;

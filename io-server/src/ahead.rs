@@ -3,7 +3,7 @@
 //!
 //! A hint: nothing waits for it, nothing fails by it, and it changes nothing that anybody can read.
 //! Opening a datafile and beginning with its bytes can wait for the disk, so it is done in the pool, by
-//! [`JOBS_MAX`] threads at most; what comes while they are all busy is dropped.
+//! `JOBS_MAX` threads at most; what comes while they are all busy is dropped.
 use crate::state::IoState;
 use pvfs2_proto::Handle;
 use pvfs2_proto::limits::{AHEAD_BYTES_MAX, AHEAD_FILES_MAX};
