@@ -1,4 +1,4 @@
-//! The rule, without servers.
+//! Which files are named with which read, and which never, by the rule alone and without servers.
 use super::*;
 use bytes::Bytes;
 use pvfs2_proto::dist::Dist;
