@@ -127,10 +127,25 @@ impl Region {
         }
         match self.replace() {
             Ok(new) => *file = Some(Arc::new(new)),
-            // What a server reads of it now is not what was summed, if it reads it at all: the reader of
-            // the file will be told so.
-            Err(e) => tracing::error!("shared memory cannot be renewed, no more is shared: {e}"),
+            Err(e) => {
+                tracing::warn!("shared memory cannot be renewed, no more is shared: {e}");
+                self.leave();
+            }
         }
+    }
+
+    /// Puts memory without a file below the same addresses, with the same bytes.
+    fn leave(&self) {
+        // SAFETY: the region's own mapping, which lives as long as `self`; bytes without meaning.
+        let bytes = unsafe { std::slice::from_raw_parts(self.base, self.len) }.to_vec();
+        // SAFETY: over our own mapping; whoever holds a reference into it finds the same bytes.
+        if let Err(e) = unsafe { map(None, self.base, self.len, true) } {
+            // What would be written here, a server would store under the checksum of other bytes.
+            tracing::error!("no memory to put in place of what servers may still read: {e}");
+            std::process::abort();
+        }
+        // SAFETY: just mapped, and of this length.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, self.len) };
     }
 
     fn replace(&self) -> io::Result<OwnedFd> {

@@ -41,6 +41,20 @@ fn what_is_given_up_is_never_written_again() {
 }
 
 #[test]
+fn what_is_left_without_a_new_file_is_not_written_again_either() {
+    let mut buf = SharedBuf::new(70_000).unwrap();
+    buf.fill(1);
+    let (old, len) = buf.region().file().unwrap();
+    let mapping = Arc::new(Mapping::new(&old, len).unwrap());
+    let body = SharedBody::new(Some(&mapping), &[piece(0, len)]).unwrap();
+    let at = buf.as_ptr();
+    buf.region().leave();
+    assert!(buf.as_ptr() == at && buf.iter().all(|b| *b == 1), "the bytes are where they were");
+    buf.fill(2);
+    assert!(body.slices().concat().iter().all(|b| *b == 1), "the server sees the new ones");
+}
+
+#[test]
 fn only_sealed_memory_of_the_said_size_is_mapped() {
     let plain = rustix::fs::memfd_create(c"x", MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&plain, 4096).unwrap();
