@@ -100,6 +100,9 @@ def measure(part, where, clocks):
 
 def main():
     programs = [a.split("=", 1) if "=" in a else (Path(a).name, a) for a in sys.argv[1:]] or [("pvfs2", str(REPO / "target/release/pvfs2"))]
+    for _, program in programs:
+        if not os.access(program, os.X_OK):
+            raise SystemExit(f"{program} cannot be run; build it, or name another program")
     values, up, places = {}, [], {}
     with tempfile.TemporaryDirectory(prefix="cpu-per-gb.") as scratch:
         try:
