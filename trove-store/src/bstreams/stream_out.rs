@@ -3,8 +3,10 @@
 //! Place in the walks: behind a write. Whoever writes a large file and syncs it would else wait for the
 //! disk at the end for all that the rounds of `writeout` have not reached, with the processors idle, and
 //! before that the disk was. So of a datafile that is written on and on, what lies behind the writer
-//! is started out in steps, by a thread that lets everybody else go first. What is short, or jumps
-//! about, waits for its round: it may be written again, or removed, before.
+//! is started out in steps, by a thread of its own. What is short, or jumps about, waits for its round: it
+//! may be written again, or removed, before. So does everything while more comes than disks take: the
+//! disk's work would only be in the way of the writers then. (The thread has no low priority: it holds
+//! locks of the local file system for which writers wait.)
 //!
 //! Owner of: hints only. Nothing is durable by them, nothing fails by them, and those for which there is
 //! no room are left out: a round or a sync follows.
@@ -16,13 +18,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Bytes of a datafile that are started out at once; the first after so many.
 const STEP_BYTES: u64 = 2 << 20;
 /// Steps that wait for the thread.
 const QUEUE_MAX: usize = 64;
-/// The thread's nice value: the lowest priority.
-const NICE: libc::c_int = 19;
+/// Bytes per second that are too fast for it, of all datafiles together.
+const FAST_BYTES: u64 = 600 << 20;
+/// How often it is looked at how fast they come.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How one datafile is being written.
 #[derive(Default)]
@@ -58,11 +63,39 @@ struct StartOut {
     range: Range<u64>,
 }
 
+/// How fast they come.
+#[derive(Default)]
+struct Pace {
+    since: Option<Instant>,
+    bytes: u64,
+    is_fast: bool,
+}
+
+impl Pace {
+    /// So many bytes more; whether they come too fast.
+    fn is_too_fast(&mut self, bytes: u64, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        self.bytes += bytes;
+        let took = now.saturating_duration_since(since);
+        if took >= LOOK {
+            self.is_fast = self.bytes as f64 / took.as_secs_f64() > FAST_BYTES as f64;
+            (self.since, self.bytes) = (Some(now), 0);
+        }
+        self.is_fast
+    }
+}
+
+#[derive(Default)]
+struct Waiting {
+    steps: VecDeque<StartOut>,
+    pace: Pace,
+}
+
 /// What waits for the thread.
 #[derive(Default)]
 pub(super) struct StreamOut {
     runs: AtomicBool,
-    waiting: Mutex<VecDeque<StartOut>>,
+    waiting: Mutex<Waiting>,
     more: Condvar,
 }
 
@@ -73,8 +106,9 @@ impl StreamOut {
             return;
         }
         let mut waiting = self.waiting.lock();
-        if waiting.len() < QUEUE_MAX {
-            waiting.push_back(StartOut { file: file.clone(), range });
+        let bytes = range.end - range.start;
+        if !waiting.pace.is_too_fast(bytes, Instant::now()) && waiting.steps.len() < QUEUE_MAX {
+            waiting.steps.push_back(StartOut { file: file.clone(), range });
             self.more.notify_one();
         }
     }
@@ -83,7 +117,7 @@ impl StreamOut {
     pub fn stop(&self) {
         let mut waiting = self.waiting.lock();
         self.runs.store(false, Ordering::Release);
-        waiting.clear();
+        waiting.steps.clear();
         self.more.notify_all();
     }
 
@@ -93,7 +127,7 @@ impl StreamOut {
             if !self.runs.load(Ordering::Acquire) {
                 return None;
             }
-            if let Some(next) = waiting.pop_front() {
+            if let Some(next) = waiting.steps.pop_front() {
                 return Some(next);
             }
             self.more.wait(&mut waiting);
@@ -101,8 +135,6 @@ impl StreamOut {
     }
 
     fn run(&self) {
-        // SAFETY: numbers only; on Linux a nice value belongs to a thread. Refused, it goes on as it is.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, libc::gettid().unsigned_abs(), NICE) };
         while let Some(StartOut { file, range }) = self.next() {
             file.start_writeout(range);
         }
@@ -153,5 +185,23 @@ mod tests {
         assert_eq!(outs, 0);
         // One long write.
         assert_eq!(stream.wrote(strip..9 * STEP_BYTES), Some(0..9 * STEP_BYTES));
+    }
+
+    #[test]
+    fn what_comes_too_fast_is_left_until_it_comes_slower() {
+        let (mut pace, begin) = (Pace::default(), Instant::now());
+        let mut now = begin;
+        let mut come = |steps: u32, per_second: u64| {
+            let mut left = 0;
+            for _ in 0..steps {
+                now += Duration::from_secs_f64(STEP_BYTES as f64 / per_second as f64);
+                left += u32::from(pace.is_too_fast(STEP_BYTES, now));
+            }
+            left
+        };
+        assert_eq!(come(100, 400 << 20), 0);
+        assert!(come(100, 2_000 << 20) > 60);
+        assert!(come(100, 400 << 20) < 30);
+        assert_eq!(come(100, 400 << 20), 0);
     }
 }

@@ -58,6 +58,10 @@ fn what_is_written_on_and_on_goes_out_meanwhile() {
     assert_eq!(disk.started_out_bytes(), 0);
     for i in 100..300 {
         b.write(H, i * STRIP_BYTES, &[&strip]).unwrap();
+        if i % 16 == 0 {
+            // Not faster than disks are.
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
     }
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while disk.started_out_bytes() < 10 << 20 {
