@@ -157,7 +157,13 @@ pub(super) fn start<T: Send + Sync + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::MemDisk;
+    use super::super::{Bstreams, STRIP_BYTES};
     use super::*;
+    use pvfs2_proto::Handle;
+    use pvfs2_proto::env::Env;
+
+    const H: Handle = Handle(0x0102_0304_0506_0708);
 
     #[test]
     fn streams_go_in_steps_and_nothing_else_does() {
@@ -203,5 +209,42 @@ mod tests {
         assert!(come(100, 2_000 << 20) > 60);
         assert!(come(100, 400 << 20) < 30);
         assert_eq!(come(100, 400 << 20), 0);
+    }
+
+    #[test]
+    fn what_is_written_on_and_on_goes_out_meanwhile() {
+        let disk = MemDisk::default();
+        let b = Bstreams::open_memory(&disk, Env::real()).unwrap();
+        let strip = [3; STRIP_BYTES as usize];
+        // Nobody to do it: nothing is kept for later.
+        for i in 0..100 {
+            b.write(H, i * STRIP_BYTES, &[&strip]).unwrap();
+        }
+        let streams = start(&b.inner, |i| &i.shared.stream_out, Path::new("memory"));
+        b.threads.lock().push(streams.unwrap());
+        // Here and there, of other datafiles.
+        for i in 0..100u64 {
+            let h = Handle(1 + i % 3);
+            b.write(h, (i * 7919 % 1000) * (16 << 20), &[&strip]).unwrap();
+        }
+        assert_eq!(disk.started_out_bytes(), 0);
+        for i in 100..300 {
+            b.write(H, i * STRIP_BYTES, &[&strip]).unwrap();
+            if i % 16 == 0 {
+                // Not faster than disks are.
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        }
+        let until = Instant::now() + Duration::from_secs(30);
+        while disk.started_out_bytes() < 10 << 20 {
+            assert!(Instant::now() < until, "{} bytes", disk.started_out_bytes());
+            std::thread::yield_now();
+        }
+        // A hint is no sync.
+        disk.lose_power(0);
+        drop(b);
+        let b = Bstreams::open_memory(&disk, Env::real()).unwrap();
+        assert_eq!(b.stat(H).unwrap().size, 0);
+        b.close().unwrap();
     }
 }

@@ -40,43 +40,6 @@ fn damage(f: &Fixture, h: Handle, at: u64) {
 }
 
 #[test]
-fn what_is_written_on_and_on_goes_out_meanwhile() {
-    let disk = MemDisk::default();
-    let b = Bstreams::open_memory(&disk, Env::real()).unwrap();
-    let strip = pattern(S, 3);
-    // Nobody to do it: nothing is kept for later.
-    for i in 0..100 {
-        b.write(H, i * STRIP_BYTES, &[&strip]).unwrap();
-    }
-    let streams = stream_out::start(&b.inner, |i| &i.shared.stream_out, Path::new("memory"));
-    b.threads.lock().push(streams.unwrap());
-    // Here and there, of other datafiles.
-    for i in 0..100u64 {
-        let h = Handle(1 + i % 3);
-        b.write(h, (i * 7919 % 1000) * (16 << 20), &[&strip]).unwrap();
-    }
-    assert_eq!(disk.started_out_bytes(), 0);
-    for i in 100..300 {
-        b.write(H, i * STRIP_BYTES, &[&strip]).unwrap();
-        if i % 16 == 0 {
-            // Not faster than disks are.
-            std::thread::sleep(std::time::Duration::from_millis(3));
-        }
-    }
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while disk.started_out_bytes() < 10 << 20 {
-        assert!(std::time::Instant::now() < until, "{} bytes", disk.started_out_bytes());
-        std::thread::yield_now();
-    }
-    // A hint is no sync.
-    disk.lose_power(0);
-    drop(b);
-    let b = Bstreams::open_memory(&disk, Env::real()).unwrap();
-    assert_eq!(b.stat(H).unwrap().size, 0);
-    b.close().unwrap();
-}
-
-#[test]
 fn a_datafile_is_lazy_and_holds_pure_bytes_where_they_belong() {
     let f = Fixture::disk();
     let s = f.open();
