@@ -19,12 +19,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Regions of all connections of a process count together.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn alone() -> std::sync::MutexGuard<'static, ()> {
+fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner())
 }
 
@@ -69,16 +69,33 @@ fn stored(server: &TestServer, datahandle: u64) -> Vec<u8> {
     server.service.memory.lock().unwrap().stored.get(&datahandle).cloned().unwrap_or_default()
 }
 
-fn unix_server(dir: &tempfile::TempDir) -> TestServer {
-    TestServer::start(&unix(dir.path(), "s"), TestService::new(0, Default::default()))
+/// A server on a unix socket; no other test's while it is there.
+struct Rig {
+    server: TestServer,
+    _dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let alone = alone();
+        let dir = tempfile::tempdir().unwrap();
+        let service = TestService::new(0, Default::default());
+        let server = TestServer::start(&unix(dir.path(), "s"), service);
+        Rig { server, _dir: dir, _alone: alone }
+    }
+}
+
+/// A client of that one server.
+fn client_of(server: &TestServer, change: impl FnOnce(&mut ClientOptions)) -> Arc<ClientShared> {
+    io_client(std::slice::from_ref(&server.address), change)
 }
 
 #[test]
 fn what_lies_in_the_region_is_named_and_all_else_is_sent() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let server = unix_server(&dir);
-    let shared = io_client(std::slice::from_ref(&server.address), |_| {});
+    let rig = Rig::new();
+    let server = &rig.server;
+    let shared = client_of(server, |_| {});
     let mut buf = SharedBuf::new(2 << 20).unwrap();
     buf.copy_from_slice(&pattern(2 << 20, 3));
     let net = net(&shared, &buf);
@@ -91,7 +108,7 @@ fn what_lies_in_the_region_is_named_and_all_else_is_sent() {
     ] {
         let body: Vec<&[u8]> = pieces.iter().map(|&(from, to)| &buf[from..to]).collect();
         write(&net, datahandle, &body).unwrap();
-        assert!(stored(&server, datahandle) == body.concat(), "{datahandle}");
+        assert!(stored(server, datahandle) == body.concat(), "{datahandle}");
         named += body.concat().len() as u64;
         assert_eq!(shared.counters().bytes_shared, named);
     }
@@ -99,7 +116,7 @@ fn what_lies_in_the_region_is_named_and_all_else_is_sent() {
     let own = pattern(100_000, 9);
     for body in [&[&own[..]][..], &[&buf[..50_000], &own], &[&buf[..100]]] {
         write(&net, 4, body).unwrap();
-        assert!(stored(&server, 4) == body.concat());
+        assert!(stored(server, 4) == body.concat());
     }
     let counters = shared.counters();
     assert_eq!(counters.bytes_shared, named);
@@ -109,12 +126,11 @@ fn what_lies_in_the_region_is_named_and_all_else_is_sent() {
 
 #[test]
 fn who_may_not_or_cannot_share_sends() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let local = unix_server(&dir);
+    let rig = Rig::new();
+    let local = &rig.server;
     let far = TestServer::start(&tcp(), TestService::new(0, Default::default()));
     let sends = |server: &TestServer, change: fn(&mut ClientOptions), len: usize| {
-        let shared = io_client(std::slice::from_ref(&server.address), change);
+        let shared = client_of(server, change);
         let buf = SharedBuf::new(len).unwrap();
         write(&net(&shared, &buf), 1, &[&buf[..100_000]]).unwrap();
         assert!(stored(server, 1) == buf[..100_000]);
@@ -122,30 +138,29 @@ fn who_may_not_or_cannot_share_sends() {
         assert_eq!(counters.bytes_out, 100_000);
         counters.bytes_shared == 0
     };
-    assert!(!sends(&local, |_| {}, 100_000));
-    assert!(sends(&local, |opts| opts.share_memory = false, 100_000), "switched off");
-    assert!(sends(&local, |_| {}, REGION_BYTES_MAX + 1), "too long");
+    assert!(!sends(local, |_| {}, 100_000));
+    assert!(sends(local, |opts| opts.share_memory = false, 100_000), "switched off");
+    assert!(sends(local, |_| {}, REGION_BYTES_MAX + 1), "too long");
     assert!(sends(&far, |_| {}, 100_000), "by TCP");
     let meta = |opts: &mut ClientOptions| {
         let mut map = ClusterMap::clone(&opts.map);
         map.servers[0].io_range = None;
         opts.map = Arc::new(map);
     };
-    assert!(sends(&local, meta, 100_000), "no I/O server");
+    assert!(sends(local, meta, 100_000), "no I/O server");
 }
 
 #[test]
 fn a_server_maps_so_much_and_no_more_and_lets_go_of_it() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let server = unix_server(&dir);
-    let shared = io_client(std::slice::from_ref(&server.address), |_| {});
+    let rig = Rig::new();
+    let server = &rig.server;
+    let shared = client_of(server, |_| {});
     let one = |data: u8| {
         let mut buf = SharedBuf::new(REGION_BYTES_MAX).unwrap();
         buf[..50_000].fill(data);
         let net = net(&shared, &buf);
         write(&net, 1, &[&buf[..50_000]]).unwrap();
-        assert!(stored(&server, 1) == [data; 50_000]);
+        assert!(stored(server, 1) == [data; 50_000]);
         (net, buf)
     };
     let most = MAPPED_BYTES_MAX / REGION_BYTES_MAX as u64;
@@ -164,10 +179,9 @@ fn a_server_maps_so_much_and_no_more_and_lets_go_of_it() {
 
 #[test]
 fn what_a_call_named_that_was_given_up_stays_as_it_was() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let server = unix_server(&dir);
-    let shared = io_client(std::slice::from_ref(&server.address), |opts| opts.stall_ms = 60);
+    let rig = Rig::new();
+    let server = &rig.server;
+    let shared = client_of(server, |opts| opts.stall_ms = 60);
     let mut buf = SharedBuf::new(300_000).unwrap();
     buf.fill(1);
     let net = net(&shared, &buf);
@@ -177,22 +191,20 @@ fn what_a_call_named_that_was_given_up_stays_as_it_was() {
     // The server has not looked yet, and the buffer is the program's again.
     assert!(buf.iter().all(|b| *b == 1));
     buf.fill(2);
-    assert!(stored(&server, 1).is_empty());
+    assert!(stored(server, 1).is_empty());
     server.service.hold.store(false, Ordering::Relaxed);
-    wait_until("the server has written", || !stored(&server, 1).is_empty());
-    assert!(stored(&server, 1) == [1; 300_000], "it wrote what was put there later");
+    wait_until("the server has written", || !stored(server, 1).is_empty());
+    assert!(stored(server, 1) == [1; 300_000], "it wrote what was put there later");
     // And goes on with what is there now, on a new connection.
     write(&net, 2, &[&buf]).unwrap();
-    assert!(stored(&server, 2) == [2; 300_000]);
+    assert!(stored(server, 2) == [2; 300_000]);
     assert_eq!(shared.counters().bytes_shared, 600_000);
 }
 
 #[test]
 fn a_server_that_is_killed_and_started_anew_is_shared_with_again() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let mut server = unix_server(&dir);
-    let shared = io_client(std::slice::from_ref(&server.address), |opts| opts.stall_ms = 2000);
+    let Rig { mut server, _dir, _alone } = Rig::new();
+    let shared = client_of(&server, |opts| opts.stall_ms = 2000);
     let mut buf = SharedBuf::new(100_000).unwrap();
     buf.fill(4);
     let net = net(&shared, &buf);
@@ -295,11 +307,10 @@ fn code(head: &ResponseHead) -> Option<ErrorCode> {
 
 #[test]
 fn a_client_that_lies_gets_an_error_and_nothing_is_written() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let server = unix_server(&dir);
+    let rig = Rig::new();
+    let server = &rig.server;
     let good = memory_file(8192).unwrap();
-    let (mut raw, took) = Raw::hello(&server, 8192, &[&good]);
+    let (mut raw, took) = Raw::hello(server, 8192, &[&good]);
     assert!(took);
     for lie in [(0, 8193), (8192, 1), (u64::MAX, 2), (1, u64::MAX), (4, 0)] {
         let answer = raw.write(1, &[(0, 8), lie], b"");
@@ -308,20 +319,19 @@ fn a_client_that_lies_gets_an_error_and_nothing_is_written() {
     }
     let many = vec![(0, 1); 1025];
     assert_eq!(code(&raw.write(1, &many, b"")), Some(ErrorCode::Invalid));
-    assert!(stored(&server, 1).is_empty());
+    assert!(stored(server, 1).is_empty());
     // The connection is as good as before.
     assert_eq!(code(&raw.write(2, &[(0, 8192)], b"")), None);
-    assert!(stored(&server, 2) == [0; 8192]);
+    assert!(stored(server, 2) == [0; 8192]);
     // Both at once is no message.
     assert_eq!(code(&raw.write(3, &[(0, 8)], b"12345678")), Some(ErrorCode::Protocol));
-    assert!(stored(&server, 3).is_empty());
+    assert!(stored(server, 3).is_empty());
 }
 
 #[test]
 fn a_server_takes_only_memory_that_is_safe_to_read() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let server = unix_server(&dir);
+    let rig = Rig::new();
+    let server = &rig.server;
     let good = memory_file(8192).unwrap();
     let unsealed = memfd_create(c"x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&unsealed, 8192).unwrap();
@@ -334,19 +344,19 @@ fn a_server_takes_only_memory_that_is_safe_to_read() {
         ("nothing comes along", 8192, vec![]),
         ("not said", 0, vec![&good]),
     ] {
-        let (mut raw, took) = Raw::hello(&server, bytes, &files);
+        let (mut raw, took) = Raw::hello(server, bytes, &files);
         assert!(!took, "{why}");
         let answer = raw.write(1, &[(0, 8)], b"");
         assert_eq!(code(&answer), Some(ErrorCode::Invalid), "{why}");
         assert!(answer.detail.contains("none"), "{}", answer.detail);
         // It goes on as any other.
         assert_eq!(code(&raw.write(2, &[], b"12345678")), None);
-        assert_eq!(stored(&server, 2), b"12345678");
+        assert_eq!(stored(server, 2), b"12345678");
     }
     // Whatever else comes along is closed.
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
-    let (raw, _) = Raw::hello(&server, 8192, &[&good, &disk, &unsealed]);
+    let (raw, _) = Raw::hello(server, 8192, &[&good, &disk, &unsealed]);
     drop(raw);
     wait_until("what came along is closed", || open() <= before);
 }

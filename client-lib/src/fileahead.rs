@@ -224,7 +224,7 @@ impl Fileahead {
         }
         let first = page.entries().first().map(|e| e.cursor);
         let mut inner = self.inner.lock();
-        // The same page again: what was told of it stands.
+        // The same page again takes its place; the reads before tell where in it they are.
         let same = |s: &Sheet| s.dir == dir && s.page.entries().first().map(|e| e.cursor) == first;
         let fresh =
             Sheet { dir, page, orders: None, ranks: Vec::new(), fronts: Default::default() };

@@ -157,6 +157,8 @@ pub(super) fn start<T: Send + Sync + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::DiskMedia;
+    use super::super::media::{Kind, Media};
     use super::super::memory::MemDisk;
     use super::super::{Bstreams, STRIP_BYTES};
     use super::*;
@@ -209,6 +211,26 @@ mod tests {
         assert!(come(100, 2_000 << 20) > 60);
         assert!(come(100, 400 << 20) < 30);
         assert_eq!(come(100, 400 << 20), 0);
+    }
+
+    #[test]
+    fn nothing_is_asked_for_while_it_comes_too_fast() {
+        let dir = tempfile::tempdir().unwrap();
+        let media = DiskMedia::open(dir.path()).unwrap();
+        let (file, _) = media.open(Kind::Data, H.0, true).unwrap().unwrap();
+        let out = StreamOut::default();
+        let step = |i: u64| i * STEP_BYTES..(i + 1) * STEP_BYTES;
+        let asked = |from: u64, to: u64| {
+            (from..to).for_each(|i| out.ask(&file, step(i)));
+            std::mem::take(&mut out.waiting.lock().steps).len()
+        };
+        assert_eq!(asked(0, 9), 0, "nobody would do it");
+        out.runs.store(true, Ordering::Release);
+        assert_eq!(asked(0, 9), 9);
+        out.waiting.lock().pace = Pace { is_fast: true, since: Some(Instant::now()), bytes: 0 };
+        assert_eq!(asked(9, 10), 0);
+        out.waiting.lock().pace = Pace::default();
+        assert_eq!(asked(0, 2 * QUEUE_MAX as u64), QUEUE_MAX, "what there is no room for is left");
     }
 
     #[test]
